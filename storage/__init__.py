@@ -1,0 +1,1 @@
+"""What is kept: conversations and their messages, in one SQLite file. Knows nothing of models or HTTP."""

@@ -1,0 +1,1 @@
+"""Alembic's folder. A revision's id is the four digits its file begins with, and they only count up."""

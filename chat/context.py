@@ -1,0 +1,152 @@
+"""What the model gets to see: the newest whole turns of a conversation that fit into its context."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+from chat.errors import MessageTooLong
+from model.chat_template import ChatMessage, ChatTemplate
+from model.tokenizer import Tokenizer
+from storage.tables import Message
+
+# When the history outgrows its budget it is cut to this share of it, not to the last token, so that the next few
+# prompts begin alike and the engine can reuse what it has computed.
+CUT_TO = 0.7
+
+MESSAGE_OVERHEAD = 5  # tokens that a template puts around a content, about
+
+
+class LedgerEntry(TypedDict):
+    """What became of one message of the history."""
+
+    message_id: str
+    tokens: int
+    included: bool
+    reason: Literal["fits", "dropped", "empty"]
+
+
+class Ledger(TypedDict):
+    """The account of a prompt: how many tokens it had room for, and which messages took it."""
+
+    budget: int
+    messages: list[LedgerEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A prompt, and the account of how it came about."""
+
+    token_ids: list[int]
+    ledger: Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A message of the history, with its size."""
+
+    message: Message
+    tokens: int
+
+
+_Turn = list[_Entry]  # a user's message and what answers it
+
+
+class ContextBuilder:
+    """Packs a conversation into token ids."""
+
+    def __init__(self, chat_template: ChatTemplate, tokenizer: Tokenizer, n_ctx: int) -> None:
+        self._chat_template = chat_template
+        self._tokenizer = tokenizer
+        self._n_ctx = n_ctx
+
+    def build(self, path: Sequence[Message], *, system_prompt: str | None, max_new_tokens: int) -> Context:
+        """Return the prompt for the path from the root to the user's newest message.
+
+        Room for the reply is set aside: max_new_tokens, but at most half of the context. Raises MessageTooLong
+        when the newest message does not even fit alone.
+        """
+        budget = self._n_ctx - min(max_new_tokens, self._n_ctx // 2)
+        system = [ChatMessage("system", system_prompt)] if system_prompt else []
+        turns = _split_into_turns([self._measure(message) for message in path])
+        first = _first_kept(turns, budget - self._count_system(system))
+        token_ids = self._encode(system, turns[first:])
+        while len(token_ids) > budget and first < len(turns) - 1:  # the sizes above are estimates
+            first += 1
+            token_ids = self._encode(system, turns[first:])
+        if len(token_ids) > budget:
+            size = turns[-1][-1].tokens
+            raise MessageTooLong(size, max(0, budget - (len(token_ids) - size)), "tokens")
+        return Context(token_ids, Ledger(budget=budget, messages=_account(turns, first)))
+
+    def build_alone(self, text: str, *, system_prompt: str | None, max_new_tokens: int) -> Context:
+        """Return the prompt for a message with nothing before it; raises MessageTooLong."""
+        alone = Message(id="", role="user", content=text)
+        return self.build([alone], system_prompt=system_prompt, max_new_tokens=max_new_tokens)
+
+    def reply_token_ids(self, content: str, token_ids: Sequence[int]) -> list[int] | None:
+        """Return the ids of a reply if they spell its content exactly, so that a later prompt can repeat them."""
+        return list(token_ids) if self._tokenizer.decode(token_ids) == content else None
+
+    def _measure(self, message: Message) -> _Entry:
+        token_ids = message.token_ids or self._tokenizer.encode(message.content)
+        return _Entry(message, len(token_ids))
+
+    def _count_system(self, system: list[ChatMessage]) -> int:
+        return len(self._chat_template.encode([*system, ChatMessage("user", "")]))
+
+    def _encode(self, system: list[ChatMessage], turns: Sequence[_Turn]) -> list[int]:
+        messages = [entry.message for turn in turns for entry in turn if not _is_empty(entry.message)]
+        return self._chat_template.encode([*system, *map(_to_chat_message, messages)])
+
+
+def _to_chat_message(message: Message) -> ChatMessage:
+    return ChatMessage(message.role, message.content, tuple(message.token_ids or ()))
+
+
+def _is_empty(message: Message) -> bool:
+    """Tell whether a reply ended before its first word; an empty answer in the prompt would breed more of them."""
+    return message.role == "assistant" and not message.content
+
+
+def _split_into_turns(entries: Sequence[_Entry]) -> list[_Turn]:
+    turns: list[_Turn] = []
+    for entry in entries:
+        if entry.message.role == "user" or not turns:
+            turns.append([])
+        turns[-1].append(entry)
+    return turns
+
+
+def _first_kept(turns: Sequence[_Turn], budget: int) -> int:
+    """Return which turn comes first in the prompt.
+
+    The conversation is replayed from its beginning, cutting wherever it outgrew the budget, so that every prompt
+    of it finds the same cuts without anything being remembered.
+    """
+    first = total = 0
+    sizes = [sum(entry.tokens + MESSAGE_OVERHEAD for entry in turn) for turn in turns]
+    for last, size in enumerate(sizes):
+        total += size
+        if total > budget:
+            while first < last and total > budget * CUT_TO:
+                total -= sizes[first]
+                first += 1
+    return first
+
+
+def _account(turns: Sequence[_Turn], first: int) -> list[LedgerEntry]:
+    entries = []
+    for i, turn in enumerate(turns):
+        for entry in turn:
+            reason: Literal["fits", "dropped", "empty"] = "fits" if i >= first else "dropped"
+            if _is_empty(entry.message):
+                reason = "empty"
+            entries.append(
+                LedgerEntry(
+                    message_id=entry.message.id,
+                    tokens=entry.tokens,
+                    included=reason == "fits",
+                    reason=reason,
+                )
+            )
+    return entries

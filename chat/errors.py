@@ -1,0 +1,26 @@
+"""What can go wrong in a dialogue. The texts are one line, fit for a user.
+
+ChatError
+  + BlankMessage     nothing to send
+  + MessageTooLong   more than the model, or the server, takes
+"""
+
+
+class ChatError(Exception):
+    """Base of everything below."""
+
+
+class BlankMessage(ChatError):
+    """The message has no visible character."""
+
+    def __init__(self) -> None:
+        super().__init__("The message is empty: write something first.")
+
+
+class MessageTooLong(ChatError):
+    """The message alone does not fit, whatever else is left out of the prompt."""
+
+    def __init__(self, size: int, limit: int, unit: str) -> None:
+        super().__init__(f"The message is too long: it has {size:,} {unit}, and at most {limit:,} fit.")
+        self.size = size
+        self.limit = limit

@@ -1,0 +1,53 @@
+"""The chat in a terminal."""
+
+import sys
+
+from chat.errors import ChatError
+from chat.manager import DialogueManager
+from chat.turn import Turn
+from model.errors import ModelError
+from model.sampling import SamplingParams
+
+
+def run_terminal(manager: DialogueManager, owner_id: str, params: SamplingParams, *, system_prompt: str | None) -> None:
+    """Hold one conversation on stdin and stdout, until the input ends. Ctrl-C stops a reply, not the chat."""
+    conversation = None
+    sys.stdout.write(f"{manager.model_name}. Ctrl-C stops a reply, Ctrl-D ends the chat.\n")
+    while (text := _read_line()) is not None:
+        try:
+            manager.check(text, params, system_prompt=system_prompt)
+            if conversation is None:
+                conversation = manager.start(owner_id, channel="terminal", system_prompt=system_prompt)
+            turn = manager.send(owner_id, conversation.id, text, params)
+        except (ChatError, ModelError) as error:
+            sys.stdout.write(f"{error}\n")
+        else:
+            _print_reply(turn)
+
+
+def _read_line() -> str | None:
+    try:
+        return input("> ")
+    except (EOFError, KeyboardInterrupt):
+        sys.stdout.write("\n")
+        return None
+
+
+def _print_reply(turn: Turn) -> None:
+    n_printed = 0
+    watching = turn.watch()
+    while True:
+        try:
+            snapshot = next(watching, None)
+        except KeyboardInterrupt:
+            turn.stop()
+            watching = turn.watch()
+            continue
+        if snapshot is None:
+            break
+        sys.stdout.write(snapshot.text[n_printed:])
+        sys.stdout.flush()
+        n_printed = len(snapshot.text)
+        if snapshot.error:
+            sys.stdout.write(f"\n{snapshot.error}")
+    sys.stdout.write("\n")

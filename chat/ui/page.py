@@ -1,0 +1,193 @@
+"""The page: a list of conversations, the chat, a box to write in.
+
+The page keeps nothing but the id of its conversation (in a hidden box and in the URL). Everything it shows is read
+from the store, and a reply being written is only watched here, never made: leaving the page does not end it.
+"""
+
+import html
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from chat.errors import ChatError
+from chat.manager import DialogueManager
+from chat.turn import Snapshot
+from chat.ui.bubbles import message_bubbles, reply_bubbles
+from model.errors import ModelError
+from model.sampling import SamplingParams
+from storage.conversations import ConversationStore
+from storage.errors import ConversationNotFound, StorageError
+from storage.tables import Conversation
+
+CSS_PATH = Path(__file__).parent / "page.css"
+PLACEHOLDER = "### What is on your mind?\nEverything stays on this machine."
+DEFAULTS = SamplingParams()
+
+Update = Any  # Gradio's updates are untyped: a component, a value or gr.skip()
+
+# The id of the conversation in the URL, so that a reload, a bookmark and the back button find it.
+HEAD = "<script>addEventListener('popstate', () => location.reload());</script>"
+ID_FROM_URL = "() => new URLSearchParams(location.search).get('c') || ''"
+ID_TO_URL = """(id) => {
+    const url = new URL(location.href);
+    if ((url.searchParams.get('c') || '') === id) return;
+    if (id) url.searchParams.set('c', id); else url.searchParams.delete('c');
+    history.pushState(null, '', url);
+}"""
+
+
+class Page:
+    """The handlers of one owner's page, and the Blocks that call them."""
+
+    def __init__(self, manager: DialogueManager, store: ConversationStore, owner_id: str) -> None:
+        self._manager = manager
+        self._store = store
+        self._owner_id = owner_id
+
+    def build(self) -> gr.Blocks:
+        """Lay the page out and connect it."""
+        blocks = gr.Blocks(title="Parley", fill_height=True, analytics_enabled=False)
+        with blocks:
+            conversation_id = gr.Textbox(visible="hidden", elem_id="conversation-id")
+            with gr.Sidebar(width=300):
+                gr.Markdown("## Parley")
+                new = gr.Button("New chat", elem_id="new-chat")
+                conversations = gr.Radio(label="Conversations", elem_id="conversations", container=False)
+                with gr.Accordion("Sampling", open=False, elem_id="sampling"):
+                    sampling = _sampling_controls()
+                gr.Markdown(f"Model: {self._manager.model_name}", elem_id="model")
+            chat = gr.Chatbot(
+                elem_id="chat",
+                show_label=False,
+                scale=1,
+                height="100%",
+                layout="bubble",
+                buttons=["copy"],
+                feedback_options=None,
+                placeholder=PLACEHOLDER,
+                allow_tags=False,
+            )
+            notice = gr.HTML(elem_id="notice")
+            message = gr.Textbox(
+                elem_id="message",
+                show_label=False,
+                label="Message",
+                placeholder="Write a message",
+                lines=1,
+                max_lines=10,
+                autofocus=True,
+                submit_btn=True,
+            )
+            shown = [conversation_id, conversations, chat, notice, *sampling]
+            watched = {"fn": self.watch, "inputs": [conversation_id], "outputs": [chat, notice, message]}
+            to_url: dict[str, Any] = {"fn": None, "inputs": [conversation_id], "js": ID_TO_URL}
+            quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+            loaded = blocks.load(self.open, [conversation_id], shown, js=ID_FROM_URL, **quiet)
+            opened = conversations.input(self.open, [conversations], shown, **quiet)
+            sent = message.submit(
+                self.send,
+                [message, conversation_id, *sampling],
+                [message, conversation_id, conversations, chat, notice],
+                **quiet,
+            )
+            watching = [event.then(**watched, **quiet) for event in (loaded, opened, sent)]
+            left = new.click(self.open, None, shown, cancels=watching, **quiet)
+            left.then(_idle, None, [message], **quiet)
+            conversations.input(None, cancels=watching)
+            for event in (loaded, opened, sent, left):
+                event.then(**to_url, **quiet)
+            message.stop(self.stop, [conversation_id], None, **quiet)
+        return blocks
+
+    def open(self, conversation_id: str = "") -> tuple[Update, ...]:
+        """Show a conversation, or a new one for an empty id."""
+        try:
+            conversation = self._store.get(self._owner_id, conversation_id) if conversation_id else None
+        except ConversationNotFound as error:
+            return ("", self._choices(""), [], _alert(str(error)), *_sampling_values(None))
+        path = self._store.path(self._owner_id, conversation_id) if conversation else []
+        return (
+            conversation_id,
+            self._choices(conversation_id),
+            message_bubbles(path),
+            "",
+            *_sampling_values(conversation),
+        )
+
+    def send(
+        self, text: str, conversation_id: str, temperature: float, top_p: float, max_tokens: int
+    ) -> tuple[Update, ...]:
+        """Send a message; one that is refused stays in its box, and the notice says why."""
+        try:
+            params = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+            conversation_id = conversation_id or self._start(text, params)
+            self._manager.send(self._owner_id, conversation_id, text, params)
+        except ModelError as error:  # the message has been stored, the engine takes no work
+            notice = _alert(str(error))
+        except (ChatError, StorageError, ValueError) as error:
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), _alert(str(error))
+        else:
+            notice = ""
+        path = self._store.path(self._owner_id, conversation_id)
+        return "", conversation_id, self._choices(conversation_id), message_bubbles(path), notice
+
+    def watch(self, conversation_id: str) -> Iterator[tuple[Update, Update, Update]]:
+        """Follow the reply that is being written in a conversation, if there is one."""
+        turn = self._manager.turn(self._owner_id, conversation_id) if conversation_id else None
+        if turn is None:
+            yield gr.skip(), gr.skip(), _idle()
+            return
+        path = self._store.path(self._owner_id, conversation_id)
+        before = message_bubbles(path[:-1])
+        yield gr.skip(), gr.skip(), gr.Textbox(submit_btn=False, stop_btn=True)
+        for snapshot in turn.watch():
+            yield [*before, *reply_bubbles(snapshot.text, snapshot.status)], _progress(snapshot), gr.skip()
+        after = message_bubbles(self._store.path(self._owner_id, conversation_id))
+        yield after, _alert(snapshot.error or ""), _idle()
+
+    def stop(self, conversation_id: str) -> None:
+        """Stop the reply that is being written."""
+        self._manager.stop(self._owner_id, conversation_id)
+
+    def _start(self, text: str, params: SamplingParams) -> str:
+        self._manager.check(text, params)
+        return self._manager.start(self._owner_id, channel="ui").id
+
+    def _choices(self, conversation_id: str) -> gr.Radio:
+        recent = self._store.recent(self._owner_id)
+        choices = [(conversation.title or "Untitled", conversation.id) for conversation in recent]
+        return gr.Radio(choices=choices, value=conversation_id or None)
+
+
+def _idle() -> gr.Textbox:
+    """Show the button that sends, not the one that stops."""
+    return gr.Textbox(submit_btn=True, stop_btn=False)
+
+
+def _sampling_controls() -> list[gr.Slider]:
+    return [
+        gr.Slider(0, 2, DEFAULTS.temperature, step=0.05, label="Temperature", elem_id="temperature"),
+        gr.Slider(0.05, 1, DEFAULTS.top_p, step=0.05, label="Top p", elem_id="top-p"),
+        gr.Slider(1, 4096, DEFAULTS.max_tokens, step=1, label="Max tokens", elem_id="max-tokens"),
+    ]
+
+
+def _sampling_values(conversation: Conversation | None) -> tuple[Update, ...]:
+    params = (conversation.params if conversation else None) or {}
+    return tuple(params.get(name, getattr(DEFAULTS, name)) for name in ("temperature", "top_p", "max_tokens"))
+
+
+def _alert(text: str) -> str:
+    return f'<div class="notice" role="alert">{html.escape(text)}</div>' if text else ""
+
+
+def _progress(snapshot: Snapshot) -> str:
+    if snapshot.text or snapshot.status != "streaming":
+        return ""
+    text = "Waiting for the model …"
+    if snapshot.prefilled_tokens:
+        text = f"Reading {snapshot.prefilled_tokens:,} of {snapshot.prompt_tokens:,} tokens …"
+    return f'<div class="progress" role="status">{text}</div>'

@@ -1,0 +1,63 @@
+"""The caller's side of one generation: an iterator of pieces that can be cancelled from any thread."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text of the reply, and the tokens it took; never half a character, never part of a stop string."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a generation cost: tokens, and milliseconds since it was submitted."""
+
+    prompt_tokens: int
+    cached_tokens: int  # of the prompt, already in the cache
+    completion_tokens: int
+    ttft_ms: float | None  # time to first token; None if there was none
+    duration_ms: float
+
+
+class Generation:
+    """One reply on its way. Iterate it once, from one thread; `finish_reason` and `usage` are set at the end."""
+
+    def __init__(self, prompt_tokens: int, seed: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.seed = seed  # as asked for, or the one that was drawn
+        self.prefilled_tokens = 0  # how much of the prompt the model has read
+        self.finish_reason: FinishReason | None = None
+        self.error: str | None = None  # one line, when finish_reason is "error"
+        self.usage: Usage | None = None
+        self._pieces: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+
+    def __iter__(self) -> Iterator[Piece]:
+        while (piece := self._pieces.get()) is not None:
+            yield piece
+
+    def cancel(self) -> None:
+        """Ask for the end, which comes within one step; nothing happens to a finished generation."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    # The two below are the engine's.
+
+    def emit(self, piece: Piece) -> None:
+        self._pieces.put(piece)
+
+    def finish(self, reason: FinishReason, usage: Usage, error: str | None = None) -> None:
+        self.usage, self.error, self.finish_reason = usage, error, reason
+        self._pieces.put(None)

@@ -1,0 +1,36 @@
+"""Keys and values of the tokens that a sequence has already been through."""
+
+import torch
+from torch import Tensor
+
+from model.config import GPTConfig
+
+
+class KVCache:
+    """The cache of one sequence, allocated for the whole context.
+
+    The memory is only reserved here: a page becomes resident when a token is written to it.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        shape = (config.n_layer, 1, config.n_kv_head, config.n_ctx, config.head_dim)
+        self._keys = torch.empty(shape)  # (n_layer, B=1, n_kv_head, n_ctx, head_dim)
+        self._values = torch.empty(shape)
+        self.length = 0
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write T new positions of one layer, (1, n_kv_head, T, head_dim), and return all up to them."""
+        end = self.length + keys.size(2)
+        assert end <= self._keys.size(3), f"{end} positions do not fit into {self._keys.size(3)}"
+        self._keys[layer, :, :, self.length : end] = keys
+        self._values[layer, :, :, self.length : end] = values
+        return self._keys[layer, :, :, :end], self._values[layer, :, :, :end]
+
+    def advance(self, n_tokens: int) -> None:
+        """Count tokens as cached, once every layer has appended them."""
+        self.length += n_tokens
+
+    def truncate(self, length: int) -> None:
+        """Forget everything from position `length` on."""
+        assert 0 <= length <= self.length, f"cannot cut a cache of {self.length} positions to {length}"
+        self.length = length

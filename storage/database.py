@@ -1,0 +1,175 @@
+"""The SQLite file: how it is opened, who may write when, and which schema it has.
+
+One connection writes, and its transactions begin IMMEDIATE: a reader that turns into a writer would fail
+at once with "database is locked", whatever its timeout. Four more connections read, and cannot write.
+"""
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from storage.errors import DatabaseTooNew, DatabaseUnusable
+
+try:
+    from pysqlite3 import dbapi2 as dbapi  # brings a newer SQLite than most Pythons are linked with
+except ImportError:
+    dbapi = sqlite3
+
+logger = logging.getLogger(__name__)
+
+PRAGMAS = (
+    "busy_timeout=5000",
+    "journal_mode=WAL",
+    "synchronous=FULL",  # NORMAL may lose the last acknowledged messages when the power fails
+    "foreign_keys=ON",
+    "secure_delete=ON",
+    "trusted_schema=OFF",
+    "cell_size_check=ON",
+    "mmap_size=0",  # an I/O error under a memory map is a SIGBUS instead of an exception
+    "wal_autocheckpoint=1000",
+    "journal_size_limit=16777216",
+)
+
+REASONS = {
+    sqlite3.SQLITE_BUSY: "another program keeps it locked; close that program and try again",
+    sqlite3.SQLITE_READONLY: "it is read-only; make the file and its folder writable",
+    sqlite3.SQLITE_IOERR: "reading or writing it failed; check the disk",
+    sqlite3.SQLITE_CORRUPT: "it is damaged; restore a backup",
+    sqlite3.SQLITE_FULL: "the disk is full; free some space",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; make the file and its folder writable",
+    sqlite3.SQLITE_NOTADB: "it is not a SQLite database; move it away or choose another data folder",
+}
+
+VERSIONS = Path(__file__).parent / "migrations" / "versions"
+
+
+def sqlite_version() -> str:
+    """The version of the SQLite library in use."""
+    return str(dbapi.sqlite_version)
+
+
+def has_wal_reset_bug(version: str) -> bool:
+    """Whether two connections may corrupt a WAL file in this SQLite: https://sqlite.org/wal.html#walresetbug"""
+    found = tuple(int(part) for part in version.split("."))
+    fixed = found >= (3, 51, 3) or (3, 50, 7) <= found < (3, 51) or (3, 44, 6) <= found < (3, 45)
+    return not fixed
+
+
+class Database:
+    """An SQLite file, created readable for its user alone. Threads may share it."""
+
+    def __init__(self, path: Path) -> None:
+        _create(path)
+        self.path = path
+        self._writer = _engine(path, begin="BEGIN IMMEDIATE", pool_size=1, pragmas=PRAGMAS)
+        if has_wal_reset_bug(sqlite_version()):
+            logger.warning("SQLite %s can corrupt a busy file: using one connection only", sqlite_version())
+            self._reader = self._writer
+        else:
+            self._reader = _engine(path, begin="BEGIN", pool_size=4, pragmas=(*PRAGMAS, "query_only=ON"))
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that sees one state of the database from its first query on."""
+        with self._explained(), Session(self._reader, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A session whose changes are all on the disk at the end, or none of them after an exception.
+
+        Writers wait for each other: do nothing slow inside, and open no other session of this database.
+        """
+        with self._explained(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest revision, in one transaction; raises DatabaseTooNew."""
+        known = sorted(file.name[:4] for file in VERSIONS.glob("[0-9]*.py"))
+        with self._explained(), self._writer.begin() as connection:
+            found = _revision(connection)
+            if found == known[-1]:
+                return
+            if found is not None and found not in known:
+                raise DatabaseTooNew(self.path, found, known[-1])
+            _upgrade(connection)
+
+    def close(self) -> None:
+        """Close all connections; the last one folds the WAL file back into the database."""
+        self._reader.dispose()
+        self._writer.dispose()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseError as error:
+            # The low byte is SQLite's primary result code; the others tell details of it.
+            reason = REASONS.get(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF)
+            if reason is None:
+                raise
+            raise DatabaseUnusable(self.path, reason) from error
+
+
+def _create(path: Path) -> None:
+    # O_EXCL, as an existing file must not be opened here: closing it would drop this process's locks on it.
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, mode=0o600))
+    except FileExistsError:
+        if path.is_dir():
+            raise DatabaseUnusable(path, "it is a folder; choose a file") from None
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise DatabaseUnusable(path, REASONS[sqlite3.SQLITE_READONLY]) from None
+    except OSError as error:
+        raise DatabaseUnusable(path, f"it cannot be created ({error.strerror}); check its folder") from error
+
+
+def _engine(path: Path, *, begin: str, pool_size: int, pragmas: tuple[str, ...]) -> Engine:
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)),
+        module=dbapi,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=30,
+        # None keeps the driver from its own BEGIN, which comes late and is never IMMEDIATE.
+        connect_args={"isolation_level": None},
+    )
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
+
+
+def _upgrade(connection: Connection) -> None:
+    # Imported here, since a start with a current schema has no use for Alembic.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", "storage:migrations")
+    command.upgrade(config, "head")

@@ -1,0 +1,140 @@
+"""The tables, one mapped class each; storage/migrations brings a file to exactly this schema."""
+
+from datetime import UTC, datetime
+from typing import Literal, get_args
+from uuid import uuid4
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    MetaData,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Channel = Literal["ui", "widget", "api", "import", "terminal"]
+TitleSource = Literal["first_message", "user", "import"]
+Role = Literal["system", "user", "assistant"]
+FinalStatus = Literal["complete", "stopped", "interrupted", "error"]
+Status = Literal["streaming", FinalStatus]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+JsonObject = dict[str, object]
+
+
+def new_id() -> str:
+    """A fresh primary key: random, so that it tells nothing about when or how many."""
+    return uuid4().hex
+
+
+def utc_now() -> datetime:
+    """The time to stamp a row with."""
+    return datetime.now(UTC)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A datetime with a zone, stored as naive UTC: SQLite keeps no zone, and so its texts sort by time."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        assert value is None or value.tzinfo, f"a stored time must name its zone, got {value}"
+        return value and value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value and value.replace(tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, since a migration can only alter what has a name."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        }
+    )
+    type_annotation_map = {
+        str: Text,
+        datetime: UtcDateTime,
+        JsonObject: JSON(none_as_null=True),
+        list[int]: JSON(none_as_null=True),
+    }
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+class Conversation(Base):
+    """One conversation: its settings, and the tip of the branch that is shown."""
+
+    __tablename__ = "conversations"
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=new_id)
+    owner_id: Mapped[str]
+    channel: Mapped[Channel] = mapped_column(Text)
+    site_id: Mapped[str | None]
+    title: Mapped[str | None]
+    title_source: Mapped[TitleSource | None] = mapped_column(Text)
+    system_prompt: Mapped[str | None]
+    params: Mapped[JsonObject | None]
+    model: Mapped[str | None]
+    # use_alter: the two tables point at each other, and only one of them can be created second.
+    active_leaf_id: Mapped[str | None] = mapped_column(ForeignKey("messages.id", use_alter=True), index=True)
+    pinned: Mapped[bool] = mapped_column(default=False)
+    archived: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    __table_args__ = (
+        _one_of("channel", get_args(Channel)),
+        _one_of("title_source", get_args(TitleSource)),
+        Index(None, "owner_id", "updated_at"),
+    )
+
+
+class Message(Base):
+    """One node of a conversation's tree. Its content never changes once the status is not streaming."""
+
+    __tablename__ = "messages"
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=new_id)
+    conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"))
+    # Without this index, and active_leaf_id's, each deleted message would scan a table for references.
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("messages.id"), index=True)
+    seq: Mapped[int]
+    role: Mapped[Role] = mapped_column(Text)
+    content: Mapped[str]
+    status: Mapped[Status] = mapped_column(Text)
+    finish_reason: Mapped[FinishReason | None] = mapped_column(Text)
+    model: Mapped[str | None]
+    params: Mapped[JsonObject | None]
+    seed: Mapped[int | None] = mapped_column(BigInteger)
+    token_ids: Mapped[list[int] | None]
+    ledger: Mapped[JsonObject | None]
+    prompt_tokens: Mapped[int | None]
+    cached_tokens: Mapped[int | None]
+    completion_tokens: Mapped[int | None]
+    ttft_ms: Mapped[int | None]
+    duration_ms: Mapped[int | None]
+    pinned: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    __table_args__ = (
+        _one_of("role", get_args(Role)),
+        _one_of("status", get_args(Status)),
+        _one_of("finish_reason", get_args(FinishReason)),
+        UniqueConstraint("conversation_id", "seq"),
+    )

@@ -1,0 +1,125 @@
+"""Fixtures that several test files share: a tiny checkpoint made here, and the default one, fetched once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from model.checkpoint.catalog import DEFAULT_MODEL, resolve
+from model.checkpoint.gguf import Checkpoint, load_model, open_checkpoint
+from model.engine.engine import Engine
+from model.engine.runner import TorchRunner
+from model.engine.sequence import Limits
+from model.gpt import GPT
+from model.tokenizer import byte_alphabet
+from storage.conversations import ConversationStore
+from storage.database import Database
+
+CONTROL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+MERGES = ["h e", "l l", "he ll", "hell o", "Ġ t", "Ġt he"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def tiny_vocabulary() -> list[str]:
+    return [*CONTROL_TOKENS, *byte_alphabet(), *(merge.replace(" ", "") for merge in MERGES)]
+
+
+def write_tiny_gguf(path: Path, *, n_ctx: int = 256, seed: int = 0, **changes: str) -> Path:
+    """Write a real GGUF file of a random model: 2 layers, 32 wide; `changes` replace string keys (_ for .)."""
+    n_embd, n_inner, n_head, n_kv_head = 32, 48, 4, 2
+    tokens = tiny_vocabulary()
+    writer = gguf.GGUFWriter(path, changes.get("general_architecture", "llama"))
+    writer.add_context_length(n_ctx)
+    writer.add_embedding_length(n_embd)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(n_inner)
+    writer.add_head_count(n_head)
+    writer.add_head_count_kv(n_kv_head)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_tokenizer_model(changes.get("tokenizer_ggml_model", "gpt2"))
+    writer.add_tokenizer_pre(changes.get("tokenizer_ggml_pre", "smollm"))
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * len(CONTROL_TOKENS) + [1] * (len(tokens) - len(CONTROL_TOKENS)))
+    writer.add_token_merges(MERGES)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(changes.get("tokenizer_chat_template", CHAT_TEMPLATE))
+    random = np.random.default_rng(seed)
+
+    def add(name: str, *shape: int) -> None:
+        weights = random.normal(scale=0.3, size=shape) if len(shape) > 1 else np.ones(shape)
+        writer.add_tensor(name, weights.astype(np.float32))
+
+    add("token_embd.weight", len(tokens), n_embd)
+    n_kv = n_kv_head * n_embd // n_head
+    for i in range(2):
+        add(f"blk.{i}.attn_norm.weight", n_embd)
+        add(f"blk.{i}.attn_q.weight", n_embd, n_embd)
+        add(f"blk.{i}.attn_k.weight", n_kv, n_embd)
+        add(f"blk.{i}.attn_v.weight", n_kv, n_embd)
+        add(f"blk.{i}.attn_output.weight", n_embd, n_embd)
+        add(f"blk.{i}.ffn_norm.weight", n_embd)
+        add(f"blk.{i}.ffn_gate.weight", n_inner, n_embd)
+        add(f"blk.{i}.ffn_up.weight", n_inner, n_embd)
+        add(f"blk.{i}.ffn_down.weight", n_embd, n_inner)
+    add("output_norm.weight", n_embd)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_path: Path) -> Checkpoint:
+    return open_checkpoint(tiny_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_checkpoint: Checkpoint) -> GPT:
+    return load_model(tiny_checkpoint)
+
+
+@pytest.fixture
+def tiny_engine(tiny_checkpoint: Checkpoint, tiny_model: GPT) -> Iterator[Engine]:
+    limits = Limits(tiny_checkpoint.config.n_ctx, tiny_checkpoint.end_ids)
+    engine = Engine(TorchRunner(tiny_model), tiny_checkpoint.tokenizer, limits)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def default_path() -> Path:
+    """The default weights, in the user's data folder as for `make run`: 98 MB are fetched only once."""
+    from app import load_settings
+
+    return resolve(DEFAULT_MODEL, load_settings().data / "models", lambda done, total: None)
+
+
+@pytest.fixture(scope="session")
+def default_checkpoint(default_path: Path) -> Checkpoint:
+    return open_checkpoint(default_path)
+
+
+@pytest.fixture(scope="session")
+def default_model(default_checkpoint: Checkpoint) -> GPT:
+    return load_model(default_checkpoint)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ConversationStore]:
+    database = Database(tmp_path / "parley.db")
+    database.migrate()
+    yield ConversationStore(database)
+    database.close()
