@@ -13,8 +13,6 @@ from storage.tables import Message
 # prompts begin alike and the engine can reuse what it has computed.
 CUT_TO = 0.7
 
-MESSAGE_OVERHEAD = 5  # tokens that a template puts around a content, about
-
 
 class LedgerEntry(TypedDict):
     """What became of one message of the history."""
@@ -58,6 +56,7 @@ class ContextBuilder:
         self._chat_template = chat_template
         self._tokenizer = tokenizer
         self._n_ctx = n_ctx
+        self._overhead = _measure_overhead(chat_template)
 
     def build(self, path: Sequence[Message], *, system_prompt: str | None, max_new_tokens: int) -> Context:
         """Return the prompt for the path from the root to the user's newest message.
@@ -68,7 +67,8 @@ class ContextBuilder:
         budget = self._n_ctx - min(max_new_tokens, self._n_ctx // 2)
         system = [ChatMessage("system", system_prompt)] if system_prompt else []
         turns = _split_into_turns([self._measure(message) for message in path])
-        first = _first_kept(turns, budget - self._count_system(system))
+        sizes = [sum(entry.tokens + self._overhead for entry in turn) for turn in turns]
+        first = _first_kept(sizes, budget - self._count_system(system))
         token_ids = self._encode(system, turns[first:])
         while len(token_ids) > budget and first < len(turns) - 1:  # the sizes above are estimates
             first += 1
@@ -99,6 +99,13 @@ class ContextBuilder:
         return self._chat_template.encode([*system, *map(_to_chat_message, messages)])
 
 
+def _measure_overhead(chat_template: ChatTemplate) -> int:
+    """Return how many tokens the template puts around a content, the larger share of a turn's two."""
+    question, answer = ChatMessage("user", ""), ChatMessage("assistant", "")
+    turn = len(chat_template.encode([question, answer, question])) - len(chat_template.encode([question]))
+    return -(-turn // 2)
+
+
 def _to_chat_message(message: Message) -> ChatMessage:
     return ChatMessage(message.role, message.content, tuple(message.token_ids or ()))
 
@@ -117,14 +124,13 @@ def _split_into_turns(entries: Sequence[_Entry]) -> list[_Turn]:
     return turns
 
 
-def _first_kept(turns: Sequence[_Turn], budget: int) -> int:
-    """Return which turn comes first in the prompt.
+def _first_kept(sizes: Sequence[int], budget: int) -> int:
+    """Return which turn comes first in the prompt, given the size of each in tokens.
 
     The conversation is replayed from its beginning, cutting wherever it outgrew the budget, so that every prompt
     of it finds the same cuts without anything being remembered.
     """
     first = total = 0
-    sizes = [sum(entry.tokens + MESSAGE_OVERHEAD for entry in turn) for turn in turns]
     for last, size in enumerate(sizes):
         total += size
         if total > budget:

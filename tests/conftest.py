@@ -2,17 +2,23 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import gguf
 import numpy as np
 import pytest
 
+from chat.context import ContextBuilder
+from chat.manager import DialogueManager
 from model.checkpoint.catalog import DEFAULT_MODEL, resolve
 from model.checkpoint.gguf import Checkpoint, load_model, open_checkpoint
 from model.engine.engine import Engine
+from model.engine.generation import FinishReason, Generation, Piece, Usage
 from model.engine.runner import TorchRunner
 from model.engine.sequence import Limits
+from model.errors import ModelError
 from model.gpt import GPT
+from model.sampling import SamplingParams
 from model.tokenizer import byte_alphabet
 from storage.conversations import ConversationStore
 from storage.database import Database
@@ -74,6 +80,48 @@ def write_tiny_gguf(path: Path, *, n_ctx: int = 256, seed: int = 0, **changes: s
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+class ScriptedEngine:
+    """An engine whose replies the test writes: `say` and `end` act on the newest generation."""
+
+    def __init__(self) -> None:
+        self.healthy = True
+        self.failure: ModelError | None = None
+        self.generations: list[Generation] = []
+        self.prompts: list[list[int]] = []
+
+    def submit(self, token_ids: list[int], params: SamplingParams, *, owner: str) -> Generation:
+        if self.failure:
+            raise self.failure
+        self.prompts.append(token_ids)
+        self.generations.append(Generation(len(token_ids), params.seed or 0))
+        return self.generations[-1]
+
+    def say(self, *texts: str) -> None:
+        for text in texts:
+            self.generations[-1].emit(Piece(text, (3,)))
+
+    def end(self, reason: FinishReason = "stop", error: str | None = None) -> None:
+        self.generations[-1].finish(reason, Usage(7, 2, 3, 10.4, 99.6), error)
+
+    def close(self) -> None:
+        for generation in self.generations:
+            if generation.finish_reason is None:
+                generation.finish("cancelled", Usage(7, 2, 3, None, 99.6))
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def manager(store: ConversationStore, engine: ScriptedEngine, tiny_checkpoint: Checkpoint) -> Iterator[DialogueManager]:
+    builder = ContextBuilder(tiny_checkpoint.chat_template, tiny_checkpoint.tokenizer, tiny_checkpoint.config.n_ctx)
+    manager = DialogueManager(store, cast(Engine, engine), builder, model_name="tiny")
+    yield manager
+    manager.close()
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ Update = Any  # Gradio's updates are untyped: a component, a value or gr.skip()
 HEAD = "<script>addEventListener('popstate', () => location.reload());</script>"
 ID_FROM_URL = "() => new URLSearchParams(location.search).get('c') || ''"
 ID_TO_URL = """(id) => {
+    document.querySelector('#message textarea').focus();
     const url = new URL(location.href);
     if ((url.searchParams.get('c') || '') === id) return;
     if (id) url.searchParams.set('c', id); else url.searchParams.delete('c');
@@ -77,10 +78,9 @@ class Page:
                 placeholder="Write a message",
                 lines=1,
                 max_lines=10,
-                autofocus=True,
-                submit_btn=True,
+                interactive=False,  # until the page has been filled: that would wipe what is sent before
             )
-            shown = [conversation_id, conversations, chat, notice, *sampling]
+            shown = [conversation_id, conversations, chat, notice, message, *sampling]
             watched = {"fn": self.watch, "inputs": [conversation_id], "outputs": [chat, notice, message]}
             to_url: dict[str, Any] = {"fn": None, "inputs": [conversation_id], "js": ID_TO_URL}
             quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -95,7 +95,6 @@ class Page:
             )
             watching = [event.then(**watched, **quiet) for event in (loaded, opened, sent)]
             left = new.click(self.open, None, shown, cancels=watching, **quiet)
-            left.then(_idle, None, [message], **quiet)
             conversations.input(None, cancels=watching)
             for event in (loaded, opened, sent, left):
                 event.then(**to_url, **quiet)
@@ -107,13 +106,14 @@ class Page:
         try:
             conversation = self._store.get(self._owner_id, conversation_id) if conversation_id else None
         except ConversationNotFound as error:
-            return ("", self._choices(""), [], _alert(str(error)), *_sampling_values(None))
+            return ("", self._choices(""), [], _alert(str(error)), _idle(), *_sampling_values(None))
         path = self._store.path(self._owner_id, conversation_id) if conversation else []
         return (
             conversation_id,
             self._choices(conversation_id),
             message_bubbles(path),
             "",
+            _idle(),
             *_sampling_values(conversation),
         )
 
@@ -164,7 +164,7 @@ class Page:
 
 def _idle() -> gr.Textbox:
     """Show the button that sends, not the one that stops."""
-    return gr.Textbox(submit_btn=True, stop_btn=False)
+    return gr.Textbox(interactive=True, submit_btn=True, stop_btn=False)
 
 
 def _sampling_controls() -> list[gr.Slider]:

@@ -1,0 +1,210 @@
+"""A message is stored first, its reply is written whoever watches, and every way it can end is kept."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from conftest import ScriptedEngine
+
+from chat.errors import BlankMessage, MessageTooLong
+from chat.manager import DialogueManager, make_title
+from model.errors import EngineBusy, EngineStopped
+from model.sampling import SamplingParams
+from storage.conversations import ConversationStore
+from storage.errors import ConversationBusy, ConversationNotFound
+from storage.tables import Message
+
+PARAMS = SamplingParams(seed=5)
+
+
+@pytest.fixture
+def chat(manager: DialogueManager) -> str:
+    return manager.start("ada", channel="ui").id
+
+
+@pytest.fixture
+def path(store: ConversationStore, chat: str) -> Callable[[], list[Message]]:
+    return lambda: store.path("ada", chat)
+
+
+def test_the_message_is_stored_before_the_engine_is_asked(
+    manager: DialogueManager, store: ConversationStore, chat: str, engine: ScriptedEngine
+) -> None:
+    stored = []
+    submit = engine.submit
+    engine.submit = lambda *args, **kwargs: (stored.extend(store.path("ada", chat)), submit(*args, **kwargs))[1]
+    manager.send("ada", chat, "hello", PARAMS)
+    assert [(message.role, message.content, message.status) for message in stored] == [
+        ("user", "hello", "complete"),
+        ("assistant", "", "streaming"),
+    ]
+
+
+def test_a_whole_reply_is_kept_with_its_figures(
+    manager: DialogueManager, chat: str, engine: ScriptedEngine, path: Callable[[], list[Message]]
+) -> None:
+    turn = manager.send("ada", chat, "hello", PARAMS)
+    engine.say("Hi", " there")
+    engine.end()
+    turn.join()
+    reply = path()[-1]
+    assert (reply.content, reply.status, reply.finish_reason) == ("Hi there", "complete", "stop")
+    assert (reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens) == (7, 2, 2)
+    assert (reply.ttft_ms, reply.duration_ms, reply.seed, reply.model) == (10, 100, 5, "tiny")
+    assert reply.ledger is not None
+    assert reply.params is not None
+    assert reply.params["temperature"] == 0.2
+
+
+def test_the_next_prompt_continues_the_conversation(
+    manager: DialogueManager, chat: str, engine: ScriptedEngine, tiny_checkpoint
+) -> None:
+    turn = manager.send("ada", chat, "one", PARAMS)
+    engine.say("two")
+    engine.end()
+    turn.join()
+    manager.send("ada", chat, "three", PARAMS)
+    spelled = tiny_checkpoint.tokenizer.decode(engine.prompts[-1])
+    assert spelled == "user\none\nassistant\ntwo\nuser\nthree\nassistant\n"
+
+
+def test_the_text_so_far_is_stored_while_the_reply_is_written(
+    manager: DialogueManager, chat: str, engine: ScriptedEngine, path: Callable[[], list[Message]]
+) -> None:
+    turn = manager.send("ada", chat, "hello", PARAMS)
+    engine.say("partial")
+    next(snapshot for snapshot in turn.watch() if snapshot.text)
+    assert (path()[-1].content, path()[-1].status) == ("partial", "streaming")
+
+
+def test_stop_keeps_the_part_that_was_seen(
+    manager: DialogueManager, chat: str, engine: ScriptedEngine, path: Callable[[], list[Message]]
+) -> None:
+    turn = manager.send("ada", chat, "hello", PARAMS)
+    engine.say("seen")
+    next(snapshot for snapshot in turn.watch() if snapshot.text)
+    manager.stop("ada", chat)
+    engine.end("cancelled")
+    turn.join()
+    assert (path()[-1].content, path()[-1].status) == ("seen", "stopped")
+
+
+def test_closing_marks_running_replies_as_interrupted(
+    manager: DialogueManager, chat: str, path: Callable[[], list[Message]]
+) -> None:
+    manager.send("ada", chat, "hello", PARAMS)
+    manager.close()
+    assert path()[-1].status == "interrupted"
+
+
+def test_a_chat_goes_on_after_an_interrupted_reply(
+    manager: DialogueManager, store: ConversationStore, chat: str, engine: ScriptedEngine
+) -> None:
+    message, reply = store.begin_turn("ada", chat, content="hi", parent_id=None, model="m", params={}, seed=1)
+    store.flush_reply("ada", reply.id, content="half an ans")
+    store.interrupt_streaming()
+    turn = manager.send("ada", chat, "go on", PARAMS)
+    engine.end()
+    turn.join()
+    assert [m.content for m in store.path("ada", chat)] == ["hi", "half an ans", "go on", ""]
+
+
+def test_a_reply_that_nobody_writes_any_more_does_not_block_the_chat(
+    manager: DialogueManager, store: ConversationStore, chat: str, path: Callable[[], list[Message]]
+) -> None:
+    store.begin_turn("ada", chat, content="hi", parent_id=None, model="m", params={}, seed=1)
+    manager.send("ada", chat, "go on", PARAMS)
+    assert [message.status for message in path()] == ["complete", "interrupted", "complete", "streaming"]
+
+
+def test_a_second_message_waits_for_the_reply_to_the_first(manager: DialogueManager, chat: str) -> None:
+    manager.send("ada", chat, "hello", PARAMS)
+    with pytest.raises(ConversationBusy):
+        manager.send("ada", chat, "hello?", PARAMS)
+
+
+def test_of_two_tabs_that_send_at_once_one_is_told_to_wait(manager: DialogueManager, chat: str) -> None:
+    outcomes: list[str] = []
+    barrier = threading.Barrier(8)
+
+    def send() -> None:
+        barrier.wait()
+        try:
+            manager.send("ada", chat, "hello", PARAMS)
+            outcomes.append("sent")
+        except ConversationBusy:
+            outcomes.append("busy")
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["busy"] * 7 + ["sent"]
+
+
+@pytest.mark.parametrize(("text", "error"), [(" \n", BlankMessage), ("x" * 300, MessageTooLong)])
+def test_a_refused_message_leaves_nothing_behind(
+    manager: DialogueManager, chat: str, path: Callable[[], list[Message]], text: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        manager.send("ada", chat, text, PARAMS)
+    assert path() == []
+
+
+@pytest.mark.parametrize("failure", [EngineBusy("Full."), EngineStopped("Gone.")])
+def test_a_message_that_the_engine_refuses_is_kept(
+    manager: DialogueManager,
+    chat: str,
+    engine: ScriptedEngine,
+    path: Callable[[], list[Message]],
+    failure: EngineBusy | EngineStopped,
+) -> None:
+    engine.failure = failure
+    with pytest.raises(type(failure)):
+        manager.send("ada", chat, "hello", PARAMS)
+    assert [(message.content, message.status) for message in path()] == [("hello", "complete"), ("", "error")]
+
+
+def test_a_seed_is_drawn_and_kept_when_none_is_given(
+    manager: DialogueManager, chat: str, engine: ScriptedEngine, path: Callable[[], list[Message]]
+) -> None:
+    manager.send("ada", chat, "hello", SamplingParams())
+    assert path()[-1].seed == engine.generations[0].seed
+
+
+def test_a_stranger_can_neither_send_nor_watch_nor_stop(
+    manager: DialogueManager, chat: str, engine: ScriptedEngine
+) -> None:
+    manager.send("ada", chat, "hello", PARAMS)
+    for call in (
+        lambda: manager.send("eve", chat, "mine", PARAMS),
+        lambda: manager.turn("eve", chat),
+        lambda: manager.stop("eve", chat),
+    ):
+        with pytest.raises(ConversationNotFound):
+            call()
+    assert not engine.generations[0].cancelled
+
+
+def test_the_conversation_is_titled_by_its_first_message(
+    manager: DialogueManager, store: ConversationStore, chat: str
+) -> None:
+    manager.send("ada", chat, "What is the capital of France, and why?", PARAMS)
+    assert (store.get("ada", chat).title, store.get("ada", chat).title_source) == (
+        "What is the capital of France, and why?",
+        "first_message",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("hello", "hello"),
+        (" two\n lines ", "two lines"),
+        ("What would you say is the capital of France?", "What would you say is the capital of…"),
+        ("x" * 60, "x" * 40 + "…"),
+    ],
+)
+def test_titles_are_one_short_line(text: str, title: str) -> None:
+    assert make_title(text) == title
