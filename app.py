@@ -6,6 +6,7 @@ Whatever needs torch or Gradio is imported where it is used, so that a wrong fla
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -74,7 +75,8 @@ def load_settings(**flags: Path | str | int | None) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        raise SettingsError(f"{name}: {first['msg']}, got {first['input']!r}") from None
+        where = f"--{name} or PARLEY_{name.upper()}" if name else ".env"  # a file that is not UTF-8 has no name
+        raise SettingsError(f"{where}: {first['msg']}, got {first['input']!r}") from None
 
 
 # What the commands are made of.
@@ -136,12 +138,18 @@ def lock_data(data: Path) -> Iterator[None]:
     """Make the data folder and hold its lock, so that no two processes write the same conversations."""
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(data / "parley.lock", timeout=0):
-            yield
+        held = FileLock(data / "parley.lock", timeout=0).acquire()
     except Timeout:
         raise SettingsError(
             f"The data folder {data} is in use by another Parley: end that one, or choose another with --data."
         ) from None
+    except OSError as error:
+        raise SettingsError(
+            f"The data folder {data} cannot be used ({error.strerror}): "
+            "make it a writable folder, or choose another with --data."
+        ) from None
+    with held:
+        yield
 
 
 def resolve_model(settings: Settings) -> Path:
@@ -203,7 +211,9 @@ def serve(
     port: PortFlag = None,
     threads: ThreadsFlag = None,
 ) -> None:
-    """Serve the web app."""
+    """Serve the web app until SIGINT or SIGTERM."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after its own end
+        signal.signal(number, lambda *_: sys.exit())
     settings = load_settings(data=data, model=model, host=host, port=port, threads=threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for name in ("alembic", "httpx"):
@@ -217,7 +227,7 @@ def serve(
 def run_server(
     manager: "DialogueManager", store: "ConversationStore", engine: "Engine", listener: socket.socket
 ) -> None:
-    """Serve the page on an open socket until SIGINT or SIGTERM."""
+    """Serve the page on an open socket."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import uvicorn
 
@@ -348,11 +358,11 @@ def models(data: DataFlag = None, as_json: JsonFlag = False) -> None:
 def main() -> None:
     """Run the command line; every error that is a user's to mend is one line on stderr and exit code 2."""
     os.umask(0o077)  # conversations are readable for their user alone
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    for stream in filter(None, (sys.stdin, sys.stdout, sys.stderr)):  # None when it has been closed
+        stream.reconfigure(errors="replace")
     try:
         sys.exit(cli(standalone_mode=False))
-    except (SettingsError, ChatError, ModelError, StorageError, ValueError, typer.TyperException) as error:
+    except (SettingsError, ChatError, ModelError, StorageError, ValueError, OSError, typer.TyperException) as error:
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         typer.echo(f"parley: {text}", err=True)
         sys.exit(2)

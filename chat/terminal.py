@@ -35,19 +35,14 @@ def _read_line() -> str | None:
 
 def _print_reply(turn: Turn) -> None:
     n_printed = 0
-    watching = turn.watch()
     while True:
         try:
-            snapshot = next(watching, None)
+            for snapshot in turn.watch():
+                sys.stdout.write(snapshot.text[n_printed:])
+                n_printed = len(snapshot.text)
+                sys.stdout.write(f"\n{snapshot.error}" if snapshot.error else "")
+                sys.stdout.flush()
+            break
         except KeyboardInterrupt:
             turn.stop()
-            watching = turn.watch()
-            continue
-        if snapshot is None:
-            break
-        sys.stdout.write(snapshot.text[n_printed:])
-        sys.stdout.flush()
-        n_printed = len(snapshot.text)
-        if snapshot.error:
-            sys.stdout.write(f"\n{snapshot.error}")
     sys.stdout.write("\n")

@@ -1,6 +1,11 @@
 """Fixtures that several test files share: a tiny checkpoint made here, and the default one, fetched once."""
 
-from collections.abc import Iterator
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +28,7 @@ from model.tokenizer import byte_alphabet
 from storage.conversations import ConversationStore
 from storage.database import Database
 
+ROOT = Path(__file__).parent.parent
 CONTROL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ t", "Ġt he"]
 CHAT_TEMPLATE = (
@@ -171,3 +177,48 @@ def store(tmp_path: Path) -> Iterator[ConversationStore]:
     database.migrate()
     yield ConversationStore(database)
     database.close()
+
+
+class Server:
+    """A real `parley serve`, a process of its own."""
+
+    def __init__(self, data: Path, model: Path, port: int = 0) -> None:
+        command = [sys.executable, str(ROOT / "app.py"), "serve"]
+        command += ["--data", str(data), "--model", str(model), "--port", str(port)]
+        self._log: list[str] = []
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=data)
+        assert self.process.stderr is not None
+        found = None
+        while found is None:
+            line = self.process.stderr.readline()
+            assert line, f"the server ended: {''.join(self._log)}"
+            self._log.append(line)
+            found = re.search(r"Parley is at (http://127\.0\.0\.1:(\d+))", line)
+        self.url, self.port = found[1], int(found[2])
+        threading.Thread(target=self._log.extend, args=(self.process.stderr,), daemon=True).start()
+
+    @property
+    def log(self) -> str:
+        return "".join(self._log)
+
+    def end(self, signal_number: int = signal.SIGTERM) -> int:
+        """Send a signal, wait for the end, and return the exit code."""
+        self.process.send_signal(signal_number)
+        return self.process.wait(timeout=20)
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """A function that starts a server on this test's data folder; what it started ends with the test."""
+    servers: list[Server] = []
+
+    def start(model: Path, port: int = 0) -> Server:
+        servers.append(Server(tmp_path, model, port))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.end(signal.SIGKILL)
+        assert server.process.stderr is not None
+        server.process.stderr.close()
