@@ -27,13 +27,23 @@ DEFAULTS = SamplingParams()
 
 Update = Any  # Gradio's updates are untyped: a component, a value or gr.skip()
 
-# The id of the conversation in the URL, so that a reload, a bookmark and the back button find it.
-HEAD = "<script>addEventListener('popstate', () => location.reload());</script>"
-ID_FROM_URL = "() => new URLSearchParams(location.search).get('c') || ''"
+# The id of the conversation is kept in the URL, so that a reload, a bookmark and the back button find it.
+# On a phone the sidebar covers the chat: it is closed at the start and once a conversation has been chosen.
+HEAD = """<script>
+addEventListener('popstate', () => location.reload());
+function closeSidebarOnPhones() {
+    if (innerWidth < 768) document.querySelector('.sidebar.open .toggle-button')?.click();
+}
+</script>"""
+ID_FROM_URL = """() => {
+    closeSidebarOnPhones();
+    return new URLSearchParams(location.search).get('c') || '';
+}"""
 ID_TO_URL = """(id) => {
     document.querySelector('#message textarea').focus();
     const url = new URL(location.href);
     if ((url.searchParams.get('c') || '') === id) return;
+    closeSidebarOnPhones();
     if (id) url.searchParams.set('c', id); else url.searchParams.delete('c');
     history.pushState(null, '', url);
 }"""
