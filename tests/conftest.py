@@ -195,7 +195,8 @@ class Server:
             self._log.append(line)
             found = re.search(r"Parley is at (http://127\.0\.0\.1:(\d+))", line)
         self.url, self.port = found[1], int(found[2])
-        threading.Thread(target=self._log.extend, args=(self.process.stderr,), daemon=True).start()
+        self._reader = threading.Thread(target=self._log.extend, args=(self.process.stderr,), daemon=True)
+        self._reader.start()
 
     @property
     def log(self) -> str:
@@ -204,7 +205,11 @@ class Server:
     def end(self, signal_number: int = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, and return the exit code."""
         self.process.send_signal(signal_number)
-        return self.process.wait(timeout=20)
+        exit_code = self.process.wait(timeout=20)
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return exit_code
 
 
 @pytest.fixture
@@ -220,5 +225,3 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     for server in servers:
         if server.process.poll() is None:
             server.end(signal.SIGKILL)
-        assert server.process.stderr is not None
-        server.process.stderr.close()

@@ -128,9 +128,10 @@ class Page:
         )
 
     def send(
-        self, text: str, conversation_id: str, temperature: float, top_p: float, max_tokens: int
+        self, text: str | None, conversation_id: str, temperature: float, top_p: float, max_tokens: int
     ) -> tuple[Update, ...]:
         """Send a message; one that is refused stays in its box, and the notice says why."""
+        text = text or ""
         try:
             params = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
             conversation_id = conversation_id or self._start(text, params)
