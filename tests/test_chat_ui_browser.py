@@ -35,8 +35,6 @@ def server(default_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     server = Server(tmp_path_factory.mktemp("server"), default_path)
     yield server
     server.end()
-    assert server.process.stderr is not None
-    server.process.stderr.close()
 
 
 class Tabs:
@@ -195,6 +193,16 @@ def test_a_message_longer_than_the_context_stays_in_its_box(page: Page) -> None:
         re.compile(r"The message is too long: it has 9,001 tokens, and at most 7,1\d\d fit.")
     )
     assert page.input_value("#message textarea") == text
+
+
+def test_reading_a_long_message_shows_its_progress(page: Page) -> None:
+    send(page, "Summarize: " + "The quick brown fox jumps over the lazy dog. " * 400)
+    expect(page.locator("#progress")).to_have_text(re.compile(r"Reading [\d,]+ of 4,0\d\d tokens …"))
+    page.click("#new-chat")
+    expect(page.locator("#progress")).to_be_hidden()
+    page.go_back()
+    page.click("#message .stop-button")
+    wait_for_text(page, "Stopped.")
 
 
 def test_a_message_during_a_reply_stays_in_its_box(page: Page) -> None:

@@ -18,7 +18,7 @@ from chat.ui.bubbles import message_bubbles, reply_bubbles
 from model.errors import ModelError
 from model.sampling import SamplingParams
 from storage.conversations import ConversationStore
-from storage.errors import ConversationNotFound, StorageError
+from storage.errors import StorageError
 from storage.tables import Conversation
 
 CSS_PATH = Path(__file__).parent / "page.css"
@@ -80,6 +80,7 @@ class Page:
                 placeholder=PLACEHOLDER,
                 allow_tags=False,
             )
+            progress = gr.HTML(elem_id="progress")
             notice = gr.HTML(elem_id="notice")
             message = gr.Textbox(
                 elem_id="message",
@@ -90,13 +91,14 @@ class Page:
                 max_lines=10,
                 interactive=False,  # until the page has been filled: that would wipe what is sent before
             )
-            shown = [conversation_id, conversations, chat, notice, message, *sampling]
-            watched = {"fn": self.watch, "inputs": [conversation_id], "outputs": [chat, notice, message]}
+            shown = [conversation_id, conversations, chat, progress, notice, message, *sampling]
+            watched = {"fn": self.watch, "inputs": [conversation_id], "outputs": [chat, progress, notice, message]}
             to_url: dict[str, Any] = {"fn": None, "inputs": [conversation_id], "js": ID_TO_URL}
             quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
             loaded = blocks.load(self.open, [conversation_id], shown, js=ID_FROM_URL, **quiet)
-            opened = conversations.input(self.open, [conversations], shown, **quiet)
+            # without preprocessing, which knows no choices any more once the server has been started again
+            opened = conversations.input(self.open, [conversations], shown, preprocess=False, **quiet)
             sent = message.submit(
                 self.send,
                 [message, conversation_id, *sampling],
@@ -105,7 +107,7 @@ class Page:
             )
             watching = [event.then(**watched, **quiet) for event in (loaded, opened, sent)]
             left = new.click(self.open, None, shown, cancels=watching, **quiet)
-            conversations.input(None, cancels=watching)
+            conversations.input(None, cancels=watching, **quiet)
             for event in (loaded, opened, sent, left):
                 event.then(**to_url, **quiet)
             message.stop(self.stop, [conversation_id], None, **quiet)
@@ -113,51 +115,50 @@ class Page:
 
     def open(self, conversation_id: str = "") -> tuple[Update, ...]:
         """Show a conversation, or a new one for an empty id."""
+        conversation, path, choices, notice = None, [], gr.skip(), ""
         try:
-            conversation = self._store.get(self._owner_id, conversation_id) if conversation_id else None
-        except ConversationNotFound as error:
-            return ("", self._choices(""), [], _alert(str(error)), _idle(), *_sampling_values(None))
-        path = self._store.path(self._owner_id, conversation_id) if conversation else []
-        return (
-            conversation_id,
-            self._choices(conversation_id),
-            message_bubbles(path),
-            "",
-            _idle(),
-            *_sampling_values(conversation),
-        )
+            choices = self._choices(conversation_id)
+            if conversation_id:
+                conversation = self._store.get(self._owner_id, conversation_id)
+                path = self._store.path(self._owner_id, conversation_id)
+        except StorageError as error:
+            notice = _alert(str(error))
+        shown_id = conversation.id if conversation else ""
+        return shown_id, choices, message_bubbles(path), "", notice, _idle(), *_sampling_values(conversation)
 
     def send(
         self, text: str | None, conversation_id: str, temperature: float, top_p: float, max_tokens: int
     ) -> tuple[Update, ...]:
         """Send a message; one that is refused stays in its box, and the notice says why."""
-        text = text or ""
         try:
             params = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-            conversation_id = conversation_id or self._start(text, params)
-            self._manager.send(self._owner_id, conversation_id, text, params)
-        except ModelError as error:  # the message has been stored, the engine takes no work
-            notice = _alert(str(error))
+            conversation_id = conversation_id or self._start(text or "", params)
+            notice = self._send(conversation_id, text or "", params)
+            bubbles = message_bubbles(self._store.path(self._owner_id, conversation_id))
+            return "", conversation_id, self._choices(conversation_id), bubbles, notice
         except (ChatError, StorageError, ValueError) as error:
             return gr.skip(), gr.skip(), gr.skip(), gr.skip(), _alert(str(error))
-        else:
-            notice = ""
-        path = self._store.path(self._owner_id, conversation_id)
-        return "", conversation_id, self._choices(conversation_id), message_bubbles(path), notice
 
-    def watch(self, conversation_id: str) -> Iterator[tuple[Update, Update, Update]]:
+    def watch(self, conversation_id: str) -> Iterator[tuple[Update, Update, Update, Update]]:
         """Follow the reply that is being written in a conversation, if there is one."""
+        try:
+            yield from self._watch(conversation_id)
+        except StorageError as error:
+            yield gr.skip(), "", _alert(str(error)), _idle()
+
+    def _watch(self, conversation_id: str) -> Iterator[tuple[Update, Update, Update, Update]]:
         turn = self._manager.turn(self._owner_id, conversation_id) if conversation_id else None
         if turn is None:
-            yield gr.skip(), gr.skip(), _idle()
+            yield gr.skip(), "", gr.skip(), _idle()
             return
         path = self._store.path(self._owner_id, conversation_id)
         before = message_bubbles(path[:-1])
-        yield gr.skip(), gr.skip(), gr.Textbox(submit_btn=False, stop_btn=True)
+        yield gr.skip(), "", gr.skip(), gr.Textbox(submit_btn=False, stop_btn=True)
         for snapshot in turn.watch():
-            yield [*before, *reply_bubbles(snapshot.text, snapshot.status)], _progress(snapshot), gr.skip()
+            bubbles = [*before, *reply_bubbles(snapshot.text, snapshot.status)]
+            yield bubbles, _progress(snapshot), gr.skip(), gr.skip()
         after = message_bubbles(self._store.path(self._owner_id, conversation_id))
-        yield after, _alert(snapshot.error or ""), _idle()
+        yield after, "", _alert(snapshot.error) if snapshot.error else gr.skip(), _idle()
 
     def stop(self, conversation_id: str) -> None:
         """Stop the reply that is being written."""
@@ -167,10 +168,19 @@ class Page:
         self._manager.check(text, params)
         return self._manager.start(self._owner_id, channel="ui").id
 
+    def _send(self, conversation_id: str, text: str, params: SamplingParams) -> str:
+        """Send, and return a notice if the message has been stored but the engine takes no work."""
+        try:
+            self._manager.send(self._owner_id, conversation_id, text, params)
+        except ModelError as error:
+            return _alert(str(error))
+        return ""
+
     def _choices(self, conversation_id: str) -> gr.Radio:
         recent = self._store.recent(self._owner_id)
         choices = [(conversation.title or "Untitled", conversation.id) for conversation in recent]
-        return gr.Radio(choices=choices, value=conversation_id or None)
+        known = any(conversation.id == conversation_id for conversation in recent)
+        return gr.Radio(choices=choices, value=conversation_id if known else None)
 
 
 def _idle() -> gr.Textbox:
@@ -192,7 +202,7 @@ def _sampling_values(conversation: Conversation | None) -> tuple[Update, ...]:
 
 
 def _alert(text: str) -> str:
-    return f'<div class="notice" role="alert">{html.escape(text)}</div>' if text else ""
+    return f'<div role="alert">{html.escape(text)}</div>'
 
 
 def _progress(snapshot: Snapshot) -> str:
@@ -201,4 +211,4 @@ def _progress(snapshot: Snapshot) -> str:
     text = "Waiting for the model …"
     if snapshot.prefilled_tokens:
         text = f"Reading {snapshot.prefilled_tokens:,} of {snapshot.prompt_tokens:,} tokens …"
-    return f'<div class="progress" role="status">{text}</div>'
+    return f'<div role="status">{text}</div>'

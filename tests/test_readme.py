@@ -1,0 +1,61 @@
+"""What the README says is so."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from conftest import ROOT
+
+import app
+
+README = (ROOT / "README.md").read_text()
+CODE_BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for kind, text in CODE_BLOCKS if kind == "sh" for line in text.splitlines()]
+PARLEY_COMMANDS = [line for line in COMMANDS if line.startswith(".venv/bin/parley ")]
+
+
+@pytest.mark.parametrize("name", app.Settings.model_fields)
+def test_every_setting_is_in_the_table(name: str) -> None:
+    assert re.search(rf"^\| `PARLEY_{name.upper()}` \| `--{name}` \|", README, re.MULTILINE)
+
+
+def test_the_table_has_no_setting_too_many() -> None:
+    named = re.findall(r"^\| `PARLEY_(\w+)`", README, re.MULTILINE)
+    assert {name.lower() for name in named} == app.Settings.model_fields.keys()
+
+
+def test_every_command_is_in_the_table() -> None:
+    commands = typer.main.get_group(app.cli).commands
+    assert commands.keys() == set(re.findall(r"^\| `parley (\w+)", README, re.MULTILINE))
+
+
+def test_every_make_target_named_exists() -> None:
+    targets = set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([\w-]+)", README, re.MULTILINE)) <= targets
+
+
+def test_every_file_in_the_tree_exists() -> None:
+    tree = next(text for kind, text in CODE_BLOCKS if not kind and text.startswith("app.py"))
+    folder = Path()
+    for line in tree.splitlines():
+        name = line.split()[0]
+        if not line.startswith(" "):
+            folder = Path(name) if name.endswith("/") else Path()
+        assert (ROOT / (folder if line.split()[0] == str(folder) + "/" else folder / name)).exists(), line
+
+
+def test_every_picture_and_link_to_a_file_exists() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("command", PARLEY_COMMANDS)
+def test_every_command_shown_runs(command: str, default_path: Path) -> None:
+    words = [sys.executable, "app.py", *shlex.split(command)[1:]]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip()
+    assert done.stderr == ""
