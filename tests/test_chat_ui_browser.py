@@ -200,7 +200,7 @@ def test_reading_a_long_message_shows_its_progress(page: Page) -> None:
     expect(page.locator("#progress")).to_have_text(re.compile(r"Reading [\d,]+ of 4,0\d\d tokens …"))
     page.click("#new-chat")
     expect(page.locator("#progress")).to_be_hidden()
-    page.go_back()
+    page.locator("#conversations label").first.click()
     page.click("#message .stop-button")
     wait_for_text(page, "Stopped.")
 
