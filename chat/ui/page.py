@@ -4,17 +4,19 @@ The page keeps nothing but the id of its conversation (in a hidden box and in th
 from the store, and a reply being written is only watched here, never made: leaving the page does not end it.
 """
 
+import asyncio
 import html
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.concurrency import run_in_threadpool
 
 from chat.errors import ChatError
 from chat.manager import DialogueManager
-from chat.turn import Snapshot
-from chat.ui.bubbles import message_bubbles, reply_bubbles
+from chat.turn import Snapshot, Turn
+from chat.ui.bubbles import Bubble, message_bubbles, reply_bubbles
 from model.errors import ModelError
 from model.sampling import SamplingParams
 from storage.conversations import ConversationStore
@@ -24,6 +26,7 @@ from storage.tables import Conversation
 CSS_PATH = Path(__file__).parent / "page.css"
 PLACEHOLDER = "### What is on your mind?\nEverything stays on this machine."
 DEFAULTS = SamplingParams()
+WATCH_SECONDS = 0.05
 
 Update = Any  # Gradio's updates are untyped: a component, a value or gr.skip()
 
@@ -139,30 +142,32 @@ class Page:
         except (ChatError, StorageError, ValueError) as error:
             return gr.skip(), gr.skip(), gr.skip(), gr.skip(), _alert(str(error))
 
-    def watch(self, conversation_id: str) -> Iterator[tuple[Update, Update, Update, Update]]:
+    async def watch(self, conversation_id: str) -> AsyncIterator[tuple[Update, Update, Update, Update]]:
         """Follow the reply that is being written in a conversation, if there is one."""
         try:
-            yield from self._watch(conversation_id)
+            turn, before = await run_in_threadpool(self._find_turn, conversation_id)
+            if turn is None:
+                yield gr.skip(), "", gr.skip(), _idle()
+                return
+            yield gr.skip(), "", gr.skip(), gr.Textbox(submit_btn=False, stop_btn=True)
+            async for snapshot in _snapshots(turn):
+                bubbles = [*before, *reply_bubbles(snapshot.text, snapshot.status)]
+                yield bubbles, _progress(snapshot), gr.skip(), gr.skip()
+            path = await run_in_threadpool(self._store.path, self._owner_id, conversation_id)
+            notice = _alert(snapshot.error) if snapshot.error else gr.skip()
+            yield message_bubbles(path), "", notice, _idle()
         except StorageError as error:
             yield gr.skip(), "", _alert(str(error)), _idle()
-
-    def _watch(self, conversation_id: str) -> Iterator[tuple[Update, Update, Update, Update]]:
-        turn = self._manager.turn(self._owner_id, conversation_id) if conversation_id else None
-        if turn is None:
-            yield gr.skip(), "", gr.skip(), _idle()
-            return
-        path = self._store.path(self._owner_id, conversation_id)
-        before = message_bubbles(path[:-1])
-        yield gr.skip(), "", gr.skip(), gr.Textbox(submit_btn=False, stop_btn=True)
-        for snapshot in turn.watch():
-            bubbles = [*before, *reply_bubbles(snapshot.text, snapshot.status)]
-            yield bubbles, _progress(snapshot), gr.skip(), gr.skip()
-        after = message_bubbles(self._store.path(self._owner_id, conversation_id))
-        yield after, "", _alert(snapshot.error) if snapshot.error else gr.skip(), _idle()
 
     def stop(self, conversation_id: str) -> None:
         """Stop the reply that is being written."""
         self._manager.stop(self._owner_id, conversation_id)
+
+    def _find_turn(self, conversation_id: str) -> tuple[Turn | None, list[Bubble]]:
+        """Return the running turn of a conversation, and the bubbles before its reply."""
+        turn = self._manager.turn(self._owner_id, conversation_id) if conversation_id else None
+        path = self._store.path(self._owner_id, conversation_id) if turn else []
+        return turn, message_bubbles(path[:-1])
 
     def _start(self, text: str, params: SamplingParams) -> str:
         self._manager.check(text, params)
@@ -181,6 +186,20 @@ class Page:
         choices = [(conversation.title or "Untitled", conversation.id) for conversation in recent]
         known = any(conversation.id == conversation_id for conversation in recent)
         return gr.Radio(choices=choices, value=conversation_id if known else None)
+
+
+async def _snapshots(turn: Turn) -> AsyncIterator[Snapshot]:
+    """Yield a turn's snapshots as they change, its end last: by looking again and again.
+
+    So a watcher holds no thread, and can be cancelled at any moment: Gradio fails when it cannot.
+    """
+    last = None
+    while last is None or last.status == "streaming":
+        now = turn.snapshot()
+        if now != last:
+            yield now
+        last = now
+        await asyncio.sleep(WATCH_SECONDS)
 
 
 def _idle() -> gr.Textbox:
