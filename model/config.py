@@ -1,6 +1,9 @@
 """The shape of a network: one frozen dataclass for the whole family."""
 
+import math
 from dataclasses import dataclass
+
+MAX_CTX = 2**20  # caches and tables are laid out for the whole context
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +29,10 @@ class GPTConfig:
             raise ValueError(f"n_embd must be an even multiple of n_head, got {self.n_embd} and {self.n_head}")
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head must be a multiple of n_kv_head, got {self.n_head} and {self.n_kv_head}")
-        if not self.rope_base > 0 or not self.norm_eps > 0:
+        if not (0 < self.rope_base < math.inf and 0 < self.norm_eps < math.inf):
             raise ValueError(f"rope_base and norm_eps must be positive, got {self.rope_base} and {self.norm_eps}")
+        if self.n_ctx > MAX_CTX:
+            raise ValueError(f"n_ctx must be at most {MAX_CTX:,}, got {self.n_ctx:,}")
 
     @property
     def head_dim(self) -> int:

@@ -30,6 +30,13 @@ class KVCache:
         """Count tokens as cached, once every layer has appended them."""
         self.length += n_tokens
 
+    def copy_prefix(self, other: "KVCache", length: int) -> None:
+        """Begin with the first `length` positions of another cache, and forget everything else."""
+        assert length <= other.length, f"cannot copy {length} positions of {other.length}"
+        self._keys[:, :, :, :length] = other._keys[:, :, :, :length]
+        self._values[:, :, :, :length] = other._values[:, :, :, :length]
+        self.length = length
+
     def truncate(self, length: int) -> None:
         """Forget everything from position `length` on."""
         assert 0 <= length <= self.length, f"cannot cut a cache of {self.length} positions to {length}"

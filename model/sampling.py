@@ -6,7 +6,6 @@ and nothing that only wants to name parameters has to import torch.
 The order is that of Hugging Face's generate: repetition penalty, temperature, top-k, top-p, min-p, draw.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,13 +38,16 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         self._check("temperature", 0 <= self.temperature <= 100, "between 0 and 100")
-        self._check("top_k", self.top_k >= 0, "0 or more")
+        self._check("top_k", isinstance(self.top_k, int) and self.top_k >= 0, "a whole number, 0 or more")
         self._check("top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
         self._check("min_p", 0 <= self.min_p <= 1, "between 0 and 1")
-        self._check("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a positive number")
+        self._check("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "between 0.01 and 100")
         self._check("stop", "" not in self.stop, "strings that are not empty")
-        self._check("max_tokens", self.max_tokens >= 1, "1 or more")
-        self._check("seed", self.seed is None or 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")
+        self._check(
+            "max_tokens", isinstance(self.max_tokens, int) and self.max_tokens >= 1, "a whole number, 1 or more"
+        )
+        seed_holds = self.seed is None or (isinstance(self.seed, int) and 0 <= self.seed < 2**63)
+        self._check("seed", seed_holds, "a whole number between 0 and 2**63 - 1")
 
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
@@ -103,5 +105,6 @@ def sample(logits: Floats, params: SamplingParams, *, token_ids: Sequence[int], 
 
 
 def _softmax(logits: Floats, temperature: float) -> Floats:
-    # the maximum goes first, so that a tiny temperature cannot overflow
-    return _renormalize(np.exp((logits - logits.max()) / temperature))
+    # the maximum goes first, so that a tiny temperature overflows only to exp(-inf), which is 0
+    with np.errstate(over="ignore"):
+        return _renormalize(np.exp((logits - logits.max()) / temperature))

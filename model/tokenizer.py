@@ -13,9 +13,10 @@ from model.errors import CheckpointError
 
 # How a text is cut before merging, by the name that GGUF files give it (tokenizer.ggml.pre).
 # smollm: each digit alone, the rest as GPT-2 cuts it. The digits go first in the original, so white space in front
-# of one counts as the end of a text; that is the [^\s\p{N}] in the look-ahead.
+# of one counts as the end of a text; that is the [^\s\p{N}] in the look-ahead. The \s{256} changes nothing but the
+# number of steps: tiktoken's engine notes each one that it may take back, and panics at a million.
 PATTERNS = {
-    "smollm": r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
+    "smollm": r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|(?:\s{256}(?=\s\s))*+\s+(?![^\s\p{N}])|\s+",
 }
 
 
@@ -52,7 +53,7 @@ class Tokenizer:
         """
         if pre not in PATTERNS:
             raise CheckpointError(f"pre-tokenizer: expected one of {', '.join(PATTERNS)}, found {pre!r}")
-        _check_merges(tokens, merges)
+        _check_merges(tokens, merges, control_ids)
         control = {token: i for i, token in enumerate(tokens) if i in control_ids}
         ranks = {_to_bytes(token): i for i, token in enumerate(tokens) if i not in control_ids}
         if len(ranks) + len(control) != len(tokens):
@@ -84,8 +85,8 @@ class Tokenizer:
             return False
 
 
-def _check_merges(tokens: Sequence[str], merges: Sequence[str]) -> None:
-    """Raise unless the merges, in their order, make tokens of rising ids."""
+def _check_merges(tokens: Sequence[str], merges: Sequence[str], control_ids: frozenset[int]) -> None:
+    """Raise unless the merges, in their order, make tokens of rising ids, and every token of several bytes."""
     ids = {token: i for i, token in enumerate(tokens)}
     last = -1
     for n, merge in enumerate(merges):
@@ -96,6 +97,10 @@ def _check_merges(tokens: Sequence[str], merges: Sequence[str]) -> None:
                 f"merge {n} makes {merged!r}: expected a token with an id above {last}, found {token_id}"
             )
         last = token_id
+    made = {merge.replace(" ", "", 1) for merge in merges}
+    for i, token in enumerate(tokens):
+        if len(token) > 1 and token not in made and i not in control_ids:
+            raise CheckpointError(f"token {i} {token!r}: expected a merge that makes it, found none")
 
 
 _ALPHABET = byte_alphabet()

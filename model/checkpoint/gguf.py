@@ -68,7 +68,7 @@ def load_model(checkpoint: Checkpoint, progress: Callable[[int, int], None] = la
 
     Calls `progress` with the number of tensors done and of all.
 
-    Raises CheckpointError when a weight is not a finite number.
+    Raises CheckpointError when a weight is not a finite number, or of a type that cannot be read.
     """
     import torch
 
@@ -87,13 +87,19 @@ def load_model(checkpoint: Checkpoint, progress: Callable[[int, int], None] = la
     with torch.device("meta"):
         model = GPT(checkpoint.config)
     model.load_state_dict(weights, assign=True)
+    if checkpoint.config.tied_head:
+        model.lm_head.weight = model.wte.weight  # assigned, it has become a parameter of its own
     return model.requires_grad_(False).eval()
 
 
 def _read_tensor(path: Path, info: TensorInfo) -> np.ndarray:
     raw = np.memmap(path, np.uint8, mode="r", offset=info.offset, shape=(info.n_bytes,))
     rows = raw.reshape(*info.shape[:-1], -1)  # the quantized types work on whole rows of bytes
-    return np.require(dequantize(rows, info.type), np.float32, ["C", "W"]).reshape(info.shape)
+    try:
+        weights = dequantize(rows, info.type)
+    except NotImplementedError:
+        raise CheckpointError(f"{path}: tensor {info.name}: expected weights, found type {info.type.name}") from None
+    return np.require(weights, np.float32, ["C", "W"]).reshape(info.shape)
 
 
 def _read_config(header: GGUFHeader) -> GPTConfig:
@@ -104,7 +110,7 @@ def _read_config(header: GGUFHeader) -> GPTConfig:
     if embedding is None:
         raise CheckpointError("tensor token_embd.weight: expected in the file, found nothing")
     n_head = header.integer("llama.attention.head_count")
-    return GPTConfig(
+    config = GPTConfig(
         vocab_size=embedding.shape[0],
         n_ctx=header.integer("llama.context_length"),
         n_layer=header.integer("llama.block_count"),
@@ -116,6 +122,10 @@ def _read_config(header: GGUFHeader) -> GPTConfig:
         norm_eps=header.number("llama.attention.layer_norm_rms_epsilon"),
         tied_head="output.weight" not in header.tensors,
     )
+    n_rotated = header.integer("llama.rope.dimension_count", config.head_dim)
+    if n_rotated != config.head_dim:
+        raise CheckpointError(f"llama.rope.dimension_count: expected {config.head_dim}, found {n_rotated}")
+    return config
 
 
 def _parameters(config: GPTConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
@@ -138,8 +148,9 @@ def _parameters(config: GPTConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]
 
 
 def _check_tensors(header: GGUFHeader, config: GPTConfig) -> None:
-    expected = {gguf_name: shape for gguf_name, _, shape in _parameters(config)}
-    for name, shape in expected.items():
+    expected = set()
+    for name, _, shape in _parameters(config):  # not a dict at once: block_count may be billions
+        expected.add(name)
         found = header.tensors.get(name)
         if found is None:
             raise CheckpointError(f"tensor {name}: expected shape {shape}, found no such tensor")

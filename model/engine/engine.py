@@ -115,8 +115,9 @@ class Engine:
                 sequence.finish("cancelled")
             while self._waiting and (free := [slot for slot in self._slots if slot.sequence is None]):
                 sequence = self._waiting.popleft()
-                slot = _choose_slot(free, sequence)
-                slot.start(sequence)
+                donor = max(self._slots, key=lambda slot: slot.shared_prefix(sequence))
+                slot = _choose_slot(free, donor, sequence)
+                slot.start(sequence, donor)
                 self._n_started += 1
                 slot.last_used = self._n_started
 
@@ -158,9 +159,8 @@ class Engine:
                 self._waiting.popleft().finish(reason, error)
 
 
-def _choose_slot(free: list[Slot], sequence: Sequence) -> Slot:
-    """Return the slot that shares most with the sequence, or, if that would waste most of it, the oldest."""
-    best = max(free, key=lambda slot: slot.shared_prefix(sequence))
-    if best.shared_prefix(sequence) * 2 < len(best.token_ids):
-        return min(free, key=lambda slot: slot.last_used)
-    return best
+def _choose_slot(free: list[Slot], donor: Slot, sequence: Sequence) -> Slot:
+    """Return the donor's slot if it holds little but the shared prefix; else it may serve again, and the oldest goes."""
+    if donor in free and donor.shared_prefix(sequence) * 2 >= len(donor.token_ids):
+        return donor
+    return min(free, key=lambda slot: slot.last_used)

@@ -31,16 +31,19 @@ class Slot:
         pairs = zip(self.token_ids, sequence.token_ids[:-1], strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
-    def start(self, sequence: Sequence) -> None:
-        """Take in a sequence, keeping what it shares with the one before."""
-        sequence.n_cached = self.shared_prefix(sequence)
-        self._cache.truncate(sequence.n_cached)
-        del self.token_ids[sequence.n_cached :]
+    def start(self, sequence: Sequence, donor: "Slot") -> None:
+        """Take in a sequence, with what it shares with a donor: this slot itself, or one that is left as it is."""
+        sequence.n_cached = donor.shared_prefix(sequence)
+        if donor is self:
+            self._cache.truncate(sequence.n_cached)
+        else:
+            self._cache.copy_prefix(donor._cache, sequence.n_cached)
+        self.token_ids = donor.token_ids[: sequence.n_cached]
         self._owner, self.sequence = sequence.owner, sequence
 
     def forget(self) -> None:
-        """Make the cache nobody's, after numbers that no reply may build on."""
-        self._owner = ""
+        """Give up what the cache holds, after numbers that no reply may build on."""
+        self.token_ids.clear()
 
     def pending(self) -> list[int]:
         """Return the tokens of the sequence that are not in the cache yet."""

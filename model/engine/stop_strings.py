@@ -10,12 +10,15 @@ class StopStrings:
         self.found = False
 
     def add(self, text: str) -> str:
-        """Return what is safe to show now; once a stop string is found, what came before the earliest one."""
+        """Return what is safe to show now; once a stop string is found, what came before it.
+
+        Of several, it is the one that is complete first, so that it does not matter where the text is cut.
+        """
         self._held += text
-        positions = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
-        if positions:
+        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if found:
             self.found = True
-            return self._release(min(positions))
+            return self._release(min(found)[1])
         return self._release(len(self._held) - self._longest_beginning())
 
     def finish(self) -> str:
