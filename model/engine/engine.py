@@ -89,7 +89,7 @@ class Engine:
         try:
             while self._wait_for_work():
                 self._admit()
-                for slot in self._slots:
+                for slot in sorted(self._slots, key=lambda slot: slot.last_used):  # in the order they came
                     if slot.sequence is not None:
                         self._step(slot, slot.sequence)
             self._end_all("cancelled")
@@ -160,7 +160,7 @@ class Engine:
 
 
 def _choose_slot(free: list[Slot], donor: Slot, sequence: Sequence) -> Slot:
-    """Return the donor's slot if it holds little but the shared prefix; else it may serve again, and the oldest goes."""
+    """Return the donor if it holds little but the shared prefix; else it is worth keeping, and the oldest goes."""
     if donor in free and donor.shared_prefix(sequence) * 2 >= len(donor.token_ids):
         return donor
     return min(free, key=lambda slot: slot.last_used)
