@@ -77,10 +77,7 @@ def load_model(checkpoint: Checkpoint, progress: Callable[[int, int], None] = la
     names = {gguf_name: name for gguf_name, name, _ in _parameters(checkpoint.config)}
     weights = {}
     for n_done, info in enumerate(checkpoint.tensors.values(), 1):
-        tensor = torch.from_numpy(_read_tensor(checkpoint.path, info))
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"{checkpoint.path}: tensor {info.name}: expected finite numbers, found NaN or Inf")
-        weights[names[info.name]] = tensor
+        weights[names[info.name]] = torch.from_numpy(_read_tensor(checkpoint.path, info))
         progress(n_done, len(checkpoint.tensors))
     if checkpoint.config.tied_head:
         weights["lm_head.weight"] = weights["wte.weight"]
@@ -99,6 +96,8 @@ def _read_tensor(path: Path, info: TensorInfo) -> np.ndarray:
         weights = dequantize(rows, info.type)
     except NotImplementedError:
         raise CheckpointError(f"{path}: tensor {info.name}: expected weights, found type {info.type.name}") from None
+    if not np.isfinite(weights).all():
+        raise CheckpointError(f"{path}: tensor {info.name}: expected finite numbers, found NaN or Inf")
     return np.require(weights, np.float32, ["C", "W"]).reshape(info.shape)
 
 
