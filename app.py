@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from filelock import FileLock, Timeout
 from platformdirs import user_data_path
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from tqdm import tqdm
 
@@ -67,6 +68,13 @@ class Settings(BaseSettings):
         description="How many threads compute.",
     )
 
+    @field_validator("data")
+    @classmethod
+    def _expand(cls, data: Path) -> Path:
+        if data == Path():
+            raise ValueError("must name a folder")
+        return data.expanduser()
+
 
 def load_settings(**flags: Path | str | int | None) -> Settings:
     """Return the settings, flags before variables before .env; raises SettingsError."""
@@ -82,10 +90,16 @@ def load_settings(**flags: Path | str | int | None) -> Settings:
 # What the commands are made of.
 
 
+def fetch_checkpoint(settings: Settings) -> Checkpoint:
+    """Open the file of weights, downloaded if it is a known one that is not here yet."""
+    with progress_bar(f"Downloading {settings.model}", "B") as progress:
+        path = resolve(settings.model, settings.data / "models", progress)
+    return open_checkpoint(path)
+
+
 @contextmanager
-def open_engine(settings: Settings) -> Iterator[tuple[Checkpoint, "Engine"]]:
-    """Fetch and check the checkpoint, load it, and start an engine on it."""
-    checkpoint = open_checkpoint(resolve_model(settings))
+def open_engine(settings: Settings, checkpoint: Checkpoint) -> Iterator["Engine"]:
+    """Load a checkpoint's weights and start an engine on them."""
     import torch
 
     from model.engine.engine import Engine
@@ -97,7 +111,7 @@ def open_engine(settings: Settings) -> Iterator[tuple[Checkpoint, "Engine"]]:
         runner = TorchRunner(load_model(checkpoint, progress))
     engine = Engine(runner, checkpoint.tokenizer, Limits(checkpoint.config.n_ctx, checkpoint.end_ids))
     try:
-        yield checkpoint, engine
+        yield engine
     finally:
         engine.close()
 
@@ -112,13 +126,14 @@ def open_dialogue(
     from storage.database import Database
 
     with lock_data(settings.data):
+        checkpoint = fetch_checkpoint(settings)  # a wrong file is refused before there is a database
         database = Database(settings.data / "parley.db")
         try:
             database.migrate()
             store = ConversationStore(database)
             if n_interrupted := store.interrupt_streaming():
                 show(f"{n_interrupted} replies were cut off at the last end; they are marked as interrupted.")
-            with open_engine(settings) as (checkpoint, engine):
+            with open_engine(settings, checkpoint) as engine:
                 builder = new_context_builder(checkpoint)
                 manager = DialogueManager(store, engine, builder, model_name=name_of_model(settings))
                 try:
@@ -152,10 +167,12 @@ def lock_data(data: Path) -> Iterator[None]:
         yield
 
 
-def resolve_model(settings: Settings) -> Path:
-    """Return the file of weights, downloaded if it is a known one that is not here yet."""
-    with progress_bar(f"Downloading {settings.model}", "B") as progress:
-        return resolve(settings.model, settings.data / "models", progress)
+def sampling_params(temperature: float, max_tokens: int, seed: int | None) -> SamplingParams:
+    """Return the parameters that flags ask for; raises SettingsError."""
+    try:
+        return SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    except ValueError as error:  # its text begins with the name of the parameter
+        raise SettingsError(f"--{str(error).replace('_', '-', 1)}") from None
 
 
 def name_of_model(settings: Settings) -> str:
@@ -218,10 +235,11 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for name in ("alembic", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with listen(settings.host, settings.port) as listener:
-        open_checkpoint(resolve_model(settings))  # a wrong file is refused before anything is written
-        with open_dialogue(settings, show=logger.info) as (manager, store, engine):
-            run_server(manager, store, engine, listener)
+    with (
+        listen(settings.host, settings.port) as listener,
+        open_dialogue(settings, show=logger.info) as (manager, store, engine),
+    ):
+        run_server(manager, store, engine, listener)
 
 
 def run_server(
@@ -281,7 +299,7 @@ def chat(
 ) -> None:
     """Chat in the terminal; the conversation is kept beside those of the web app."""
     settings = load_settings(data=data, model=model, threads=threads)
-    params = SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    params = sampling_params(temperature, max_tokens, seed)
     from chat.terminal import run_terminal
 
     with open_dialogue(settings, show=typer.echo) as (manager, _, _):
@@ -305,14 +323,15 @@ def complete(
     if raw and system is not None:
         raise SettingsError("--system cannot be combined with --raw: a raw text has no system prompt.")
     settings = load_settings(data=data, model=model, threads=threads)
-    params = SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    params = sampling_params(temperature, max_tokens, seed)
     text = check_message(text)
-    with open_engine(settings) as (checkpoint, engine):
-        if raw:
-            token_ids = checkpoint.tokenizer.encode(text)
-        else:
-            builder = new_context_builder(checkpoint)
-            token_ids = builder.build_alone(text, system_prompt=system, max_new_tokens=max_tokens).token_ids
+    checkpoint = fetch_checkpoint(settings)
+    if raw:
+        token_ids = checkpoint.tokenizer.encode(text)
+    else:
+        builder = new_context_builder(checkpoint)
+        token_ids = builder.build_alone(text, system_prompt=system, max_new_tokens=max_tokens).token_ids
+    with open_engine(settings, checkpoint) as engine:
         generation = engine.submit(token_ids, params, owner=LOCAL_OWNER)
         text = "".join(_echo_pieces(generation, quiet=as_json))
         if generation.error:
@@ -327,6 +346,10 @@ def complete(
 
 
 def _echo_pieces(generation: "Generation", *, quiet: bool) -> Iterator[str]:
+    with progress_bar("Reading", "tokens") as progress:
+        while generation.usage is None and generation.prefilled_tokens < generation.prompt_tokens:
+            progress(generation.prefilled_tokens, generation.prompt_tokens)
+            time.sleep(0.1)
     for piece in generation:
         if not quiet:
             typer.echo(piece.text, nl=False)
@@ -362,7 +385,7 @@ def main() -> None:
         stream.reconfigure(errors="replace")
     try:
         sys.exit(cli(standalone_mode=False))
-    except (SettingsError, ChatError, ModelError, StorageError, ValueError, OSError, typer.TyperException) as error:
+    except (SettingsError, ChatError, ModelError, StorageError, OSError, typer.TyperException) as error:
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         typer.echo(f"parley: {text}", err=True)
         sys.exit(2)

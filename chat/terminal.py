@@ -4,7 +4,7 @@ import sys
 
 from chat.errors import ChatError
 from chat.manager import DialogueManager
-from chat.turn import Turn
+from chat.turn import Snapshot, Turn
 from model.errors import ModelError
 from model.sampling import SamplingParams
 
@@ -28,7 +28,7 @@ def run_terminal(manager: DialogueManager, owner_id: str, params: SamplingParams
 def _read_line() -> str | None:
     try:
         return input("> ")
-    except (EOFError, KeyboardInterrupt):
+    except (EOFError, KeyboardInterrupt, RuntimeError):  # the last when there is no stdin at all
         sys.stdout.write("\n")
         return None
 
@@ -38,6 +38,8 @@ def _print_reply(turn: Turn) -> None:
     while True:
         try:
             for snapshot in turn.watch():
+                if not n_printed:
+                    _print_progress(snapshot)
                 sys.stdout.write(snapshot.text[n_printed:])
                 n_printed = len(snapshot.text)
                 sys.stdout.write(f"\n{snapshot.error}" if snapshot.error else "")
@@ -46,3 +48,11 @@ def _print_reply(turn: Turn) -> None:
         except KeyboardInterrupt:
             turn.stop()
     sys.stdout.write("\n")
+
+
+def _print_progress(snapshot: Snapshot) -> None:
+    """Show how much of a long message has been read, in a line that the reply overwrites; on a terminal only."""
+    if sys.stdout.isatty() and snapshot.prefilled_tokens:
+        reading = f"Reading {snapshot.prefilled_tokens:,} of {snapshot.prompt_tokens:,} tokens …"
+        is_reading = snapshot.status == "streaming" and not snapshot.text
+        sys.stdout.write("\r\x1b[K" + (reading if is_reading else ""))

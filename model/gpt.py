@@ -91,8 +91,8 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        # from_pretrained sets nothing at random, which on the meta device would import torch's compiler: 1 s
-        self.wte = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.n_embd), freeze=False)
+        # nn.Embedding's own start at random imports torch's compiler on the meta device, which takes a second
+        self.wte = nn.Embedding.from_pretrained(torch.randn(config.vocab_size, config.n_embd), freeze=False)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.RMSNorm(config.n_embd, config.norm_eps)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)

@@ -62,7 +62,7 @@ class Page:
 
     def build(self) -> gr.Blocks:
         """Lay the page out and connect it."""
-        blocks = gr.Blocks(title="Parley", fill_height=True, analytics_enabled=False)
+        blocks = gr.Blocks(title="Parley", fill_height=True, fill_width=True, analytics_enabled=False)
         with blocks:
             conversation_id = gr.Textbox(visible="hidden", elem_id="conversation-id")
             with gr.Sidebar(width=300):

@@ -1,0 +1,290 @@
+"""What the command line refuses: one line on stderr that says what to do, exit code 2, no stack trace."""
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from conftest import ROOT, write_tiny_gguf
+from filelock import FileLock
+
+from model.checkpoint.catalog import DEFAULT_MODEL
+from storage.database import Database
+
+APP = [sys.executable, str(ROOT / "app.py")]
+NO_NUMBER = "Input should be a valid integer, unable to parse string as an integer"
+COMMANDS = [["complete", "hi"], ["chat"], ["serve", "--port", "0"]]
+
+# Root may write everywhere. What cannot be imported as somebody else any more is imported before.
+AS_NOBODY = """
+import encodings.unicode_escape  # what Jinja needs, and nobody may read where Python itself is kept
+import os, sys, app, chat.manager, chat.terminal, storage.conversations, storage.database
+os.setuid(os.getuid() or 65534)
+app.main()
+"""
+
+Refusal = Callable[..., str]
+
+
+@pytest.fixture
+def refusal(tmp_path: Path) -> Refusal:
+    """A function that runs the command line in tmp_path, and returns the one line with which it refuses."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
+
+    def refusal(*arguments: str, program: list[str] = APP, **variables: str) -> str:
+        ended = subprocess.run(
+            [*program, *arguments],
+            cwd=tmp_path,
+            env={**others, "PARLEY_DATA": "data", **variables},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr.startswith("parley: ")
+        assert ended.stderr.endswith("\n")
+        assert ended.stderr.count("\n") == 1
+        return ended.stderr.removeprefix("parley: ").removesuffix("\n")
+
+    return refusal
+
+
+# The model
+
+
+@pytest.fixture(scope="module")
+def weights(default_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files that are no model."""
+    folder = tmp_path_factory.mktemp("weights")
+    whole = default_path.read_bytes()
+    (folder / "cut.gguf").write_bytes(whole[:50_000_000])
+    (folder / "cut_header.gguf").write_bytes(whole[:1_000_000])
+    (folder / "empty.gguf").touch()
+    (folder / "page.html").write_text("<!doctype html>")
+    (folder / "folder").mkdir()
+    write_tiny_gguf(folder / "qwen2.gguf", general_architecture="qwen2")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("cut.gguf", "tensor blk.16.ffn_down.weight needs bytes 49,600,576 to 50,153,536, the file ends at 50,000,000"),
+        ("cut_header.gguf", "key tokenizer.ggml.merges needs bytes 999,999 to 1,000,007, the file ends at 1,000,000"),
+        ("empty.gguf", "the magic number of a GGUF file needs bytes 0 to 4, the file ends at 0"),
+        ("page.html", "the first bytes of a GGUF file: expected b'GGUF', found b'<!do'"),
+        ("folder", "the path: expected a GGUF file, found a folder or device"),
+        ("qwen2.gguf", "general.architecture: expected 'llama', found 'qwen2'"),
+    ],
+)
+def test_file_that_is_no_model_is_refused(refusal: Refusal, weights: Path, name: str, reason: str) -> None:
+    assert refusal("complete", "hi", "--model", str(weights / name)) == f"{weights / name}: {reason}"
+
+
+def test_model_that_does_not_exist_is_refused(refusal: Refusal) -> None:
+    expected = f"expected a path, or one of the names {DEFAULT_MODEL}; found neither"
+    assert refusal("complete", "hi", "--model", "none.gguf") == f"'none.gguf': {expected}"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_wrong_model_is_refused_within_two_seconds(refusal: Refusal, weights: Path, command: list[str]) -> None:
+    def seconds() -> float:
+        started_at = time.monotonic()
+        refusal(*command, PARLEY_MODEL=str(weights / "cut.gguf"))
+        return time.monotonic() - started_at
+
+    assert any(seconds() < 2 for _ in range(5))  # more than one try, as other programs may be busy
+
+
+@pytest.mark.parametrize("command", ["chat", "serve --port 0"])
+def test_wrong_model_is_refused_before_there_is_a_database(refusal: Refusal, tmp_path: Path, command: str) -> None:
+    refusal(*command.split(), "--model", "none.gguf")
+    assert list(tmp_path.rglob("*.db")) == []
+
+
+# The message
+
+
+@pytest.mark.parametrize("text", ["", " \t\r\n\u2003"])
+def test_blank_message_is_refused(refusal: Refusal, text: str) -> None:
+    assert refusal("complete", text) == "The message is empty: write something first."
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ([], "The message is too long: it has 20,001 tokens, and at most 109 fit."),
+        (["--raw"], "The text has 20,001 tokens; at most 255 fit into the model's context."),
+    ],
+)
+def test_message_longer_than_the_context_is_refused(
+    refusal: Refusal, tiny_path: Path, flags: list[str], reason: str
+) -> None:
+    ten_thousand_accents = "a" + "\u0301" * 10_000
+    assert refusal("complete", ten_thousand_accents, *flags, PARLEY_MODEL=str(tiny_path)) == reason
+
+
+def test_chat_goes_on_after_a_message_that_it_refuses(tiny_path: Path, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [*APP, "chat", "--data", "data", "--model", tiny_path],
+        cwd=tmp_path,
+        input=f"\n{'a ' * 150}\n",
+        capture_output=True,
+        text=True,
+    )
+    refusals = [
+        "The message is empty: write something first.",
+        "The message is too long: it has 300 tokens, and at most 109 fit.",
+    ]
+    assert ended.stdout.splitlines()[1:] == [*(f"> {refusal}" for refusal in refusals), "> "]
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+# The data folder
+
+
+@pytest.fixture
+def database_path(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data" / "parley.db"
+
+
+def test_database_that_is_a_folder_is_refused(refusal: Refusal, database_path: Path) -> None:
+    database_path.mkdir()
+    assert refusal("chat") == "Cannot use the database data/parley.db: it is a folder; choose a file."
+
+
+def test_database_that_is_something_else_is_refused(refusal: Refusal, database_path: Path) -> None:
+    database_path.write_text("Dear diary, " * 1000)
+    assert refusal("chat") == (
+        "Cannot use the database data/parley.db: it is not a SQLite database; "
+        "move it away or choose another data folder."
+    )
+
+
+def test_database_of_a_newer_version_is_refused(refusal: Refusal, database_path: Path) -> None:
+    database = Database(database_path)
+    database.migrate()
+    database.close()
+    with sqlite3.connect(database_path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    assert "data/parley.db has schema revision 9999, but this Parley knows only up to" in refusal("chat")
+
+
+@pytest.fixture
+def open_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder that everybody may enter, unlike those that pytest makes."""
+    tmp_path.chmod(0o755)  # the commands run there
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+def test_database_that_is_read_only_is_refused(refusal: Refusal, open_folder: Path) -> None:
+    path, model = open_folder / "parley.db", write_tiny_gguf(open_folder / "tiny.gguf")
+    path.touch(mode=0o444)
+    model.chmod(0o444)
+    nobody = [sys.executable, "-c", AS_NOBODY]
+    reason = refusal("chat", "--model", str(model), program=nobody, PARLEY_DATA=str(open_folder))
+    assert reason == f"Cannot use the database {path}: it is read-only; make the file and its folder writable."
+
+
+def test_data_folder_that_is_read_only_is_refused(refusal: Refusal, open_folder: Path) -> None:
+    open_folder.chmod(0o555)
+    reason = refusal("chat", program=[sys.executable, "-c", AS_NOBODY], PARLEY_DATA=str(open_folder))
+    assert reason.startswith(f"The data folder {open_folder} cannot be used (Permission denied): make it a writable")
+
+
+def test_data_folder_that_is_a_file_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    reason = refusal("chat", "--data", "file/data")
+    assert reason.startswith("The data folder file/data cannot be used (Not a directory): make it a writable folder")
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:], ids=lambda command: command[0])
+def test_data_folder_that_another_parley_uses_is_refused(
+    refusal: Refusal, database_path: Path, tiny_path: Path, command: list[str]
+) -> None:
+    with FileLock(database_path.parent / "parley.lock"):
+        reason = refusal(*command, "--model", str(tiny_path))
+    assert reason == ("The data folder data is in use by another Parley: end that one, or choose another with --data.")
+
+
+# The address
+
+
+def test_port_in_use_is_refused(refusal: Refusal) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        reason = refusal("serve", "--port", str(port))
+    assert reason.startswith(f"Port {port} of 127.0.0.1 cannot be used (Address already in use): end the program")
+    assert "or choose another, for example with --port " in reason
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", ""])
+def test_host_that_others_reach_is_refused(refusal: Refusal, host: str) -> None:
+    expected = f"host: expected one of 127.0.0.1, localhost, ::1, got '{host}': there are no accounts yet"
+    assert refusal("serve", "--host", host).startswith(expected)
+
+
+# Flags and variables
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("parrot", "No such command 'parrot'."),
+        ("complete", "Missing argument 'text'."),
+        ("complete hi --parrot", "No such option: --parrot"),
+        ("complete hi --max-tokens", "Option '--max-tokens' requires an argument."),
+        ("complete hi --max-tokens many", f"Invalid value for '--max-tokens': {NO_NUMBER}"),
+        ("complete hi --max-tokens 0", "--max-tokens must be a whole number, 1 or more, got 0"),
+        ("complete hi --temperature -1", "--temperature must be between 0 and 100, got -1.0"),
+        ("complete hi --temperature nan", "--temperature must be between 0 and 100, got nan"),
+        ("complete hi --seed -1", "--seed must be a whole number between 0 and 2**63 - 1, got -1"),
+        ("complete hi --raw --system x", "--system cannot be combined with --raw: a raw text has no system prompt."),
+        ("chat --threads 0", "--threads or PARLEY_THREADS: Input should be greater than or equal to 1, got 0"),
+        ("serve --port 65536", "--port or PARLEY_PORT: Input should be less than or equal to 65535, got 65536"),
+    ],
+)
+def test_wrong_command_is_refused(refusal: Refusal, command: str, reason: str) -> None:
+    assert refusal(*command.split()).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("PARLEY_PORT", "many", f"--port or PARLEY_PORT: {NO_NUMBER}, got 'many'"),
+        ("PARLEY_PORT", "", f"--port or PARLEY_PORT: {NO_NUMBER}, got ''"),
+        ("PARLEY_THREADS", "0", "--threads or PARLEY_THREADS: Input should be greater than or equal to 1, got '0'"),
+        ("PARLEY_HOST", "0.0.0.0", "host: expected one of 127.0.0.1, localhost, ::1, got '0.0.0.0': there are no"),
+        ("PARLEY_MODEL", "none.gguf", "'none.gguf': expected a path, or one of the names"),
+        ("PARLEY_DATA", "x" * 300, f"The data folder {'x' * 300} cannot be used (File name too long)"),
+    ],
+)
+def test_wrong_variable_is_refused(refusal: Refusal, tiny_path: Path, variable: str, value: str, reason: str) -> None:
+    variables = {"PARLEY_MODEL": str(tiny_path), "PARLEY_PORT": "0", variable: value}
+    assert refusal(**variables).startswith(reason)
+
+
+def test_env_file_with_a_wrong_value_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PARLEY_PORT=many\n")
+    assert refusal("models") == f"--port or PARLEY_PORT: {NO_NUMBER}, got 'many'"
+
+
+def test_env_file_that_is_not_utf8_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"PARLEY_MODEL=\xff\n")
+    assert refusal("models").startswith(".env: ")
+
+
+def test_full_disk_is_named() -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([*APP, "models"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (2, "parley: [Errno 28] No space left on device\n")
