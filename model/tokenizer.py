@@ -53,9 +53,9 @@ class Tokenizer:
         """
         if pre not in PATTERNS:
             raise CheckpointError(f"pre-tokenizer: expected one of {', '.join(PATTERNS)}, found {pre!r}")
-        _check_merges(tokens, merges, control_ids)
         control = {token: i for i, token in enumerate(tokens) if i in control_ids}
         ranks = {_to_bytes(token): i for i, token in enumerate(tokens) if i not in control_ids}
+        _check_merges(tokens, merges, control_ids)
         if len(ranks) + len(control) != len(tokens):
             raise CheckpointError(f"vocabulary: expected {len(tokens):,} different tokens, found repeated ones")
         return cls(PATTERNS[pre], ranks, control)

@@ -137,7 +137,7 @@ def test_a_reload_shows_the_conversation_of_the_url(page: Page) -> None:
     wait_for_text(page, ".")
     assert re.search(r"/\?c=[0-9a-f]{32}$", url)
     assert page.url == url
-    assert page.locator("#chat .message").all_inner_texts() == before
+    expect(page.locator("#chat .message")).to_have_text(before)
 
 
 def test_a_reply_goes_on_while_another_conversation_is_open(page: Page) -> None:
@@ -222,7 +222,8 @@ HOSTILE = """<script>document.title = 'hacked'</script><img src=x onerror="docum
 def test_a_message_is_shown_as_it_was_typed(page: Page) -> None:
     send_short(page, HOSTILE)
     wait_for_end(page)
-    assert page.locator("#chat .message.user").inner_text() == HOSTILE
+    expect(page.locator("#chat .message.user")).to_have_text(HOSTILE)
+    assert page.locator("#chat .message.user").inner_text() == HOSTILE  # white space too
     assert page.title() == "Parley"
 
 
@@ -249,7 +250,7 @@ def test_kill_9_keeps_the_question_and_what_was_seen_of_the_answer(
     start_server(default_path, server.port)
     page = tabs.open(url)
     wait_for_text(page, "Interrupted")
-    assert page.locator("#chat .message.user").inner_text() == "Write a very long story about a king."
+    expect(page.locator("#chat .message.user")).to_have_text("Write a very long story about a king.")
     assert replies(page)[0].startswith(seen)
     send_short(page, "Say hello.")
     wait_for_end(page, n_replies=2)
