@@ -80,10 +80,14 @@ def page(tabs: Tabs, server: Server) -> Page:
 
 
 def set_number(page: Page, name: str, value: str) -> None:
-    if not page.locator(f"#{name}").is_visible():
+    field = page.locator(f"#{name} input[type=number]")
+    if not field.is_visible():
         page.click("#sampling button")
-    page.fill(f"#{name} input[type=number]", value)
-    page.press(f"#{name} input[type=number]", "Tab")
+    slider = page.locator(f"#{name} input[type=range]")
+    while slider.input_value() != value:  # Gradio sets a slider once more after it has appeared
+        field.fill(value)
+        field.press("Tab")
+        page.wait_for_timeout(100)
 
 
 def send(page: Page, text: str) -> None:
