@@ -45,15 +45,15 @@ class DialogueManager:
         """Store a message after the conversation's tip and start the reply to it.
 
         Raises BlankMessage, MessageTooLong, ConversationNotFound, ConversationBusy: nothing has been stored then.
-        An engine that takes no more work raises EngineBusy or EngineStopped: the message is kept, its reply is
-        marked as error.
+        Whatever goes wrong later (ModelError: the engine is busy or has stopped, the template fails) leaves the
+        message stored and its reply marked as error.
         """
         with self._lock:
             conversation = self._store.get(owner_id, conversation_id)
             text = self.check(text, params, system_prompt=conversation.system_prompt)
             params = replace(params, seed=secrets.randbits(32) if params.seed is None else params.seed)
             self._release_tip(owner_id, conversation)
-            message, reply = self._store.begin_turn(
+            _, reply = self._store.begin_turn(
                 owner_id,
                 conversation_id,
                 content=text,
@@ -63,12 +63,7 @@ class DialogueManager:
                 seed=params.seed,
                 title=make_title(text),
             )
-            context = self._context_builder.build(
-                self._store.path(owner_id, conversation_id, message.id),
-                system_prompt=conversation.system_prompt,
-                max_new_tokens=params.max_tokens,
-            )
-            return self._begin(owner_id, reply, context, params)
+            return self._begin(owner_id, conversation, reply, params)
 
     def turn(self, owner_id: str, conversation_id: str) -> Turn | None:
         """Return the reply that is being written in a conversation, if there is one."""
@@ -90,8 +85,12 @@ class DialogueManager:
         for turn in turns:
             turn.join()
 
-    def _begin(self, owner_id: str, reply: Message, context: Context, params: SamplingParams) -> Turn:
+    def _begin(self, owner_id: str, conversation: Conversation, reply: Message, params: SamplingParams) -> Turn:
+        path = self._store.path(owner_id, conversation.id, reply.parent_id)
         try:
+            context = self._context_builder.build(
+                path, system_prompt=conversation.system_prompt, max_new_tokens=params.max_tokens
+            )
             generation = self._engine.submit(context.token_ids, params, owner=owner_id)
         except ModelError:
             self._store.finish_reply(owner_id, reply.id, content="", status="error", finish_reason="error")
