@@ -6,32 +6,33 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --co
 .PHONY: run test test-all lint format clean
 
 run: .venv/.run
-	$(BIN)/parley serve
+	$(BIN)/python app.py serve
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/python -m pytest
 
 test-all: lint
-	$(BIN)/pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow"
 
 lint: .venv/.test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 format: .venv/.test
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
 
 clean:
 	rm -rf .venv
 
-$(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Parley needs Python 3.11 or newer, $(PYTHON) is " + sys.version)'
-	$(PYTHON) -m venv .venv
+.venv/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Parley needs Python 3.11 or newer; this is " + sys.version)'
+	$(PYTHON) -m venv --clear .venv || { echo "No virtual environment: install Python's venv (Debian: python3-venv)."; exit 1; }
+	@touch $@
 
 # The stamps make a second run quick: nothing is installed again until one of these files changes.
-.venv/.run: pyproject.toml .ci/constraints.txt | $(BIN)/python
+.venv/.run: pyproject.toml .ci/constraints.txt | .venv/.created
 	@echo "Installing Parley into .venv (once; a few minutes) ..."
 	$(INSTALL) --upgrade pip
 	$(INSTALL) --editable .

@@ -44,6 +44,7 @@ class _Entry:
 
     message: Message
     tokens: int
+    written: tuple[int, ...]  # the ids that the model wrote, if they are to be repeated
 
 
 _Turn = list[_Entry]  # a user's message and what answers it
@@ -84,19 +85,29 @@ class ContextBuilder:
         return self.build([alone], system_prompt=system_prompt, max_new_tokens=max_new_tokens)
 
     def reply_token_ids(self, content: str, token_ids: Sequence[int]) -> list[int] | None:
-        """Return the ids of a reply if they spell its content exactly, so that a later prompt can repeat them."""
-        return list(token_ids) if self._tokenizer.decode(token_ids) == content else None
+        """Return the ids of a reply if they spell its content exactly, so that a later prompt can repeat them.
+
+        Those of another model's vocabulary do not, and control tokens spell nothing.
+        """
+        if all(map(self._tokenizer.token_bytes, token_ids)) and self._tokenizer.decode(token_ids) == content:
+            return list(token_ids)
+        return None
 
     def _measure(self, message: Message) -> _Entry:
-        token_ids = message.token_ids or self._tokenizer.encode(message.content)
-        return _Entry(message, len(token_ids))
+        written = self.reply_token_ids(message.content, message.token_ids or ())
+        size = len(written or self._tokenizer.encode(message.content))
+        return _Entry(message, size, tuple(written or ()))
 
     def _count_system(self, system: list[ChatMessage]) -> int:
         return len(self._chat_template.encode([*system, ChatMessage("user", "")]))
 
     def _encode(self, system: list[ChatMessage], turns: Sequence[_Turn]) -> list[int]:
-        messages = [entry.message for turn in turns for entry in turn if not _is_empty(entry.message)]
-        return self._chat_template.encode([*system, *map(_to_chat_message, messages)])
+        messages = list(system)
+        for message in (_to_chat_message(entry) for turn in turns for entry in turn if not _is_empty(entry.message)):
+            if messages and messages[-1].role == message.role:  # after an empty reply; some templates refuse that
+                message = ChatMessage(message.role, f"{messages.pop().content}\n\n{message.content}")
+            messages.append(message)
+        return self._chat_template.encode(messages)
 
 
 def _measure_overhead(chat_template: ChatTemplate) -> int:
@@ -106,8 +117,8 @@ def _measure_overhead(chat_template: ChatTemplate) -> int:
     return -(-turn // 2)
 
 
-def _to_chat_message(message: Message) -> ChatMessage:
-    return ChatMessage(message.role, message.content, tuple(message.token_ids or ()))
+def _to_chat_message(entry: _Entry) -> ChatMessage:
+    return ChatMessage(entry.message.role, entry.message.content, entry.written)
 
 
 def _is_empty(message: Message) -> bool:

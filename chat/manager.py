@@ -123,12 +123,12 @@ class DialogueManager:
         )
 
     def _release_tip(self, owner_id: str, conversation: Conversation) -> None:
-        """Mark a tip that says it is streaming as interrupted when nobody writes it: its end could not be stored."""
+        """Mark a tip that says it is streaming as error when nobody writes it: its end could not be stored."""
         if conversation.active_leaf_id is None or self.turn(owner_id, conversation.id):
             return
         tip = self._store.message(owner_id, conversation.active_leaf_id)
         if tip.status == "streaming":
-            self._store.finish_reply(owner_id, tip.id, content=tip.content, status="interrupted", finish_reason=None)
+            self._store.finish_reply(owner_id, tip.id, content=tip.content, status="error", finish_reason="error")
 
 
 def make_title(text: str) -> str:

@@ -114,7 +114,7 @@ def test_a_reply_that_nobody_writes_any_more_does_not_block_the_chat(
 ) -> None:
     store.begin_turn("ada", chat, content="hi", parent_id=None, model="m", params={}, seed=1)
     manager.send("ada", chat, "go on", PARAMS)
-    assert [message.status for message in path()] == ["complete", "interrupted", "complete", "streaming"]
+    assert [message.status for message in path()] == ["complete", "error", "complete", "streaming"]
 
 
 def test_a_second_message_waits_for_the_reply_to_the_first(manager: DialogueManager, chat: str) -> None:

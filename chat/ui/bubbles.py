@@ -13,9 +13,16 @@ MARKS = {
     "error": "*An error ended this reply.*",
 }
 LENGTH_MARK = "*The reply reached its limit of tokens.*"
+EMPTY_MARK = "*The model gave no answer.*"
 
-_CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`)", re.DOTALL)
-_TAG = re.compile(r"<(?=[a-zA-Z/!?])")
+# Fenced blocks, closed or not, and spans between equal runs of backticks.
+_CODE = re.compile(
+    r"(^ {0,3}(?P<fence>`{3,}|~{3,})[^\n]*\n.*?(?:^ {0,3}(?P=fence)[`~]* *$|\Z)"
+    r"|(?<![\\`])(?P<ticks>`+)(?!`)(?:(?!\n\n).)+?(?<!`)(?P=ticks)(?!`))",
+    re.DOTALL | re.MULTILINE,
+)
+_TAG = re.compile(r"<(?!https?://|mailto:)(?=[a-zA-Z/!?])")
+_IMAGE = re.compile(r"!\[")
 
 
 class Markdown(TypedDict):
@@ -59,20 +66,29 @@ def reply_bubbles(text: str, status: Status, finish_reason: FinishReason | None 
     The mark stands apart, since an unfinished block of code would swallow it.
     """
     mark = MARKS.get(status) or (LENGTH_MARK if finish_reason == "length" else None)
+    if status == "complete" and not text:
+        mark = EMPTY_MARK
     return [
-        Bubble(role="assistant", content=[Markdown(type="text", text=escape_tags(part))])
+        Bubble(role="assistant", content=[Markdown(type="text", text=escape_markdown(part))])
         for part in (text, mark)
         if part
     ]
 
 
-def escape_tags(markdown: str) -> str:
-    """Return Markdown whose HTML tags are shown instead of rendered (and then dropped by the sanitizer).
+def escape_markdown(markdown: str) -> str:
+    """Return Markdown whose HTML is shown as text, and whose images are links: nothing is fetched unasked.
 
-    Code is left alone, as Markdown shows tags in it anyway.
+    Code is left alone, as Markdown shows what is in it anyway.
     """
-    parts = _CODE.split(markdown)  # text and code alternate
-    return "".join(part if i % 2 else _TAG.sub("&lt;", part) for i, part in enumerate(parts))
+    escaped, end = [], 0
+    for code in _CODE.finditer(markdown):
+        escaped += [_escape(markdown[end : code.start()]), code.group()]
+        end = code.end()
+    return "".join([*escaped, _escape(markdown[end:])])
+
+
+def _escape(text: str) -> str:
+    return _IMAGE.sub(r"\\![", _TAG.sub("&lt;", text))
 
 
 def _literally(text: str) -> Literally:
