@@ -105,11 +105,13 @@ def open_engine(settings: Settings, checkpoint: Checkpoint) -> Iterator["Engine"
     from model.engine.engine import Engine
     from model.engine.runner import TorchRunner
     from model.engine.sequence import Limits
+    from model.kv_cache import n_cached_positions
 
     torch.set_num_threads(settings.threads)
     with progress_bar(f"Loading {checkpoint.path.name}", "tensors") as progress:
         runner = TorchRunner(load_model(checkpoint, progress))
-    engine = Engine(runner, checkpoint.tokenizer, Limits(checkpoint.config.n_ctx, checkpoint.end_ids))
+    limits = Limits(checkpoint.config.n_ctx, checkpoint.end_ids, n_cached_positions(checkpoint.config))
+    engine = Engine(runner, checkpoint.tokenizer, limits)
     try:
         yield engine
     finally:
@@ -145,6 +147,7 @@ def open_dialogue(
 
 
 def new_context_builder(checkpoint: Checkpoint) -> ContextBuilder:
+    """Return the builder of prompts for a checkpoint."""
     return ContextBuilder(checkpoint.chat_template, checkpoint.tokenizer, checkpoint.config.n_ctx)
 
 
@@ -176,6 +179,7 @@ def sampling_params(temperature: float, max_tokens: int, seed: int | None) -> Sa
 
 
 def name_of_model(settings: Settings) -> str:
+    """Return what a model is called: its name in the catalog, or that of its file."""
     return settings.model if settings.model in CATALOG else Path(settings.model).stem
 
 
@@ -235,6 +239,8 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for name in ("alembic", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Gradio's own files: never in a folder that others share
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(settings.data / "gradio"))
     with (
         listen(settings.host, settings.port) as listener,
         open_dialogue(settings, show=logger.info) as (manager, store, engine),
@@ -246,7 +252,6 @@ def run_server(
     manager: "DialogueManager", store: "ConversationStore", engine: "Engine", listener: socket.socket
 ) -> None:
     """Serve the page on an open socket."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import uvicorn
 
     from chat.api.server import create_app

@@ -68,6 +68,7 @@ class Turn:
 
     @property
     def running(self) -> bool:
+        """Whether the reply is still being written."""
         return self._status == "streaming"
 
     def stop(self) -> None:

@@ -36,4 +36,5 @@ class GPTConfig:
 
     @property
     def head_dim(self) -> int:
+        """The width of one head."""
         return self.n_embd // self.n_head

@@ -41,6 +41,7 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_head * config.head_dim, config.n_embd, bias=False)
 
     def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+        """Return what each token of x (B, T, n_embd) gathers from those it may see: (B, T, n_embd)."""
         q, k, v = (self._heads(project(x)) for project in (self.c_q, self.c_k, self.c_v))  # (B, H, T, D)
         q, k = apply_rope(q, rotation), apply_rope(k, rotation)
         if cache is not None:
@@ -62,6 +63,7 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(config.n_inner, config.n_embd, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Transform each token of x (B, T, n_embd) by itself."""
         return self.c_proj(F.silu(self.c_gate(x)) * self.c_up(x))
 
 
@@ -76,6 +78,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+        """Return x (B, T, n_embd), the residual stream, with this layer's part added."""
         x = x + self.attn(self.ln_1(x), rotation, mask, cache)
         return x + self.mlp(self.ln_2(x))
 

@@ -5,6 +5,14 @@ from torch import Tensor
 
 from model.config import GPTConfig
 
+CACHE_BYTES = 512 * 2**20  # for all caches together
+
+
+def n_cached_positions(config: GPTConfig) -> int:
+    """Return how many positions of all sequences CACHE_BYTES can hold."""
+    n_floats = 2 * config.n_layer * config.n_kv_head * config.head_dim
+    return CACHE_BYTES // (n_floats * 4)
+
 
 class KVCache:
     """The cache of one sequence, allocated for the whole context.

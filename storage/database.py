@@ -40,6 +40,7 @@ PRAGMAS = (
 )
 
 REASONS = {
+    sqlite3.SQLITE_ERROR: "its tables are not those of Parley; move it away or choose another data folder",
     sqlite3.SQLITE_BUSY: "another program keeps it locked; close that program and try again",
     sqlite3.SQLITE_READONLY: "it is read-only; make the file and its folder writable",
     sqlite3.SQLITE_IOERR: "reading or writing it failed; check the disk",

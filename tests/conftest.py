@@ -147,7 +147,7 @@ def tiny_model(tiny_checkpoint: Checkpoint) -> GPT:
 
 @pytest.fixture
 def tiny_engine(tiny_checkpoint: Checkpoint, tiny_model: GPT) -> Iterator[Engine]:
-    limits = Limits(tiny_checkpoint.config.n_ctx, tiny_checkpoint.end_ids)
+    limits = Limits(tiny_checkpoint.config.n_ctx, tiny_checkpoint.end_ids, n_cached=10_000)
     engine = Engine(TorchRunner(tiny_model), tiny_checkpoint.tokenizer, limits)
     yield engine
     engine.close()

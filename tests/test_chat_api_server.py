@@ -5,12 +5,15 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
-from conftest import ROOT, Server, write_tiny_gguf
+from conftest import ROOT, ScriptedEngine, Server, write_tiny_gguf
 
 from chat.api.guard import HEADERS
+from chat.api.server import health
+from model.engine.engine import Engine
 from storage.conversations import ConversationStore
 from storage.database import Database
 
@@ -68,6 +71,31 @@ def test_another_page_may_not_post(client: httpx.Client, site: str) -> None:
     assert (answer.status_code, answer.text) == (403, "Requests from other web sites are refused.")
 
 
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1.evil.example"])
+def test_a_page_in_an_old_browser_may_not_post_either(client: httpx.Client, origin: str) -> None:
+    assert client.post("/gradio_api/queue/join", json={}, headers={"Origin": origin}).status_code == 403
+    assert client.post("/gradio_api/queue/join", json={}, headers={"Origin": str(client.base_url)}).status_code == 422
+
+
+def test_a_body_that_is_too_large_is_refused_unread(client: httpx.Client) -> None:
+    answer = client.post("/gradio_api/queue/join", content=b"x" * 8_000_001)
+    assert (answer.status_code, answer.text) == (413, "A request may have 8,000,000 bytes, this one has 8,000,001.")
+
+
+def test_a_body_of_unknown_length_is_refused(client: httpx.Client) -> None:
+    assert client.post("/gradio_api/queue/join", content=iter([b"{}"])).status_code == 411
+
+
+def test_nothing_can_be_uploaded(client: httpx.Client) -> None:
+    assert client.post("/gradio_api/upload", files={"files": ("a.html", b"<script>")}).status_code == 415
+
+
+def test_an_engine_that_has_died_is_unhealthy(engine: ScriptedEngine) -> None:
+    engine.healthy = False
+    answer = health(cast(Engine, engine))
+    assert (answer.status_code, answer.body) == (503, b'{"status":"error"}')
+
+
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", ""])
 def test_another_host_name_is_refused(server: Server, host: str) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
@@ -113,6 +141,7 @@ REFUSED = {
 @pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED)
 def test_a_bad_request_is_refused_and_the_server_goes_on(client: httpx.Client, data: str) -> None:
     stream = call(client, event_number(client, "send"), data)
+    assert 'role=\\"alert\\"' in stream or '"success":false' in stream.replace(" ", "")
     assert "Internal Server Error" not in stream
     assert "Traceback" not in stream
     assert client.get("/health").status_code == 200

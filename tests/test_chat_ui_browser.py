@@ -248,6 +248,7 @@ def test_kill_9_keeps_the_question_and_what_was_seen_of_the_answer(
     server.process.send_signal(signal.SIGSTOP)  # nothing more can be shown from here on
     seen, url = replies(page)[0], page.url
     server.end(signal.SIGKILL)
+    page.wait_for_timeout(500)  # in which the browser notices
     page.close()
     tabs.forget_errors()
 
@@ -258,3 +259,36 @@ def test_kill_9_keeps_the_question_and_what_was_seen_of_the_answer(
     assert replies(page)[0].startswith(seen)
     send_short(page, "Say hello.")
     wait_for_end(page, n_replies=2)
+
+
+@pytest.mark.parametrize("milliseconds", [0, 20, 60, 100])
+def test_a_click_right_after_sending_does_not_mix_two_conversations(page: Page, milliseconds: int) -> None:
+    send_short(page, "Say hello.")
+    wait_for_end(page)
+    page.click("#new-chat")
+    expect(page.locator("#chat .message")).to_have_count(0)
+    send(page, "Write a very long story about a fox.")
+    page.wait_for_timeout(milliseconds)
+    page.locator("#conversations label", has_text="Say hello.").first.click()
+    page.wait_for_timeout(1000)  # in which whatever is under way arrives
+    selected = page.locator("#conversations label.selected")  # the click may be lost when the list is drawn anew
+    expect(page.locator("#chat .message.user")).to_have_text(selected.inner_text())
+    assert selected.locator("input").get_attribute("value") in page.url
+    page.locator("#conversations label", has_text="fox").first.click()
+    wait_for_text(page, r".{20}")
+    page.click("#message .stop-button")
+    wait_for_text(page, "Stopped.")
+
+
+@pytest.mark.parametrize("milliseconds", [0, 20, 60, 100])
+def test_a_new_chat_right_after_sending_is_empty(page: Page, milliseconds: int) -> None:
+    send(page, "Write a very long story about a wolf.")
+    page.wait_for_timeout(milliseconds)
+    page.click("#new-chat")
+    page.wait_for_timeout(1000)
+    is_new = page.url == page.url.split("?")[0]
+    expect(page.locator("#chat .message")).to_have_count(0 if is_new else 2)
+    expect(page.locator("#conversations label.selected")).to_have_count(0 if is_new else 1)
+    page.locator("#conversations label", has_text="wolf").first.click()
+    page.click("#message .stop-button")
+    wait_for_text(page, "Stopped.")

@@ -38,7 +38,10 @@ BAD_TEMPLATES = {
     "globals": ("{{ cycler.__init__.__globals__.os }}", "SecurityError: access to attribute '__init__'"),
     "class": ("{{ ''.__class__.__mro__ }}", "SecurityError: access to attribute '__class__'"),
     "changing": ("{{ messages.append(1) }}", "SecurityError: access to attribute 'append' of 'list' object is unsafe."),
-    "many parts": ("{% for i in range(99999) %}{{ 'twelve chars' }}{% endfor %}", "more than 1,000,000 characters"),
+    "many parts": (
+        f"{{% for i in range(99999) %}}{{{{ '{'long' * 50}' }}}}{{% endfor %}}",
+        "more than 1,000,000 characters",
+    ),
     "one part": ("{{ '%2000000d' % 1 }}", "ValueError: it writes more than 1,000,000 characters"),
     "product": ("{{ 'x' * 10000000000 }}", r"SecurityError: \* takes small operands only"),
     "power": ("{% set n = 900 ** 2 %}{{ n ** n }}", r"SecurityError: \*\* takes small operands only"),

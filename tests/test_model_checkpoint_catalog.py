@@ -23,7 +23,6 @@ from model.errors import CheckpointError
 WEIGHTS = bytes(range(256)) * 4096  # 1 MiB: pip reports no progress below 512 kB
 ENTRY = CatalogEntry(
     name="tiny",
-    title="Tiny",
     n_parameters=1,
     license="Apache-2.0",
     file_name="tiny.gguf",

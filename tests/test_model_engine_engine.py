@@ -78,7 +78,7 @@ def runner(tokenizer: Tokenizer) -> ScriptedRunner:
 
 @pytest.fixture
 def engine(runner: ScriptedRunner, tokenizer: Tokenizer) -> Iterator[Engine]:
-    engine = Engine(runner, tokenizer, Limits(n_ctx=10**9, end_ids=frozenset({END})))  # type: ignore[arg-type]
+    engine = Engine(runner, tokenizer, Limits(n_ctx=10**9, end_ids=frozenset({END}), n_cached=10**12))  # type: ignore[arg-type]
     yield engine
     runner.gate.set()
     engine.close()
@@ -86,7 +86,7 @@ def engine(runner: ScriptedRunner, tokenizer: Tokenizer) -> Iterator[Engine]:
 
 @pytest.fixture
 def short_engine(runner: ScriptedRunner, tokenizer: Tokenizer) -> Iterator[Engine]:
-    engine = Engine(runner, tokenizer, Limits(n_ctx=8, end_ids=frozenset({END})))  # type: ignore[arg-type]
+    engine = Engine(runner, tokenizer, Limits(n_ctx=8, end_ids=frozenset({END}), n_cached=10**12))  # type: ignore[arg-type]
     yield engine
     engine.close()
 
@@ -439,3 +439,29 @@ def test_reply_is_logged_without_its_text(ask: Ask, caplog: pytest.LogCaptureFix
     first, second = (record.getMessage() for record in caplog.records)
     assert first.startswith("reply of 5 tokens to 8 (0 cached) in ")
     assert second.startswith("reply of 5 tokens to 8 (7 cached) in ")
+
+
+def test_idle_caches_are_given_back_oldest_first_when_all_together_are_too_large(
+    runner: ScriptedRunner, tokenizer: Tokenizer
+) -> None:
+    limits = Limits(n_ctx=100, end_ids=frozenset({END}), n_cached=40)
+    engine = Engine(runner, tokenizer, limits)  # type: ignore[arg-type]
+    texts = ["abcdefgh", "ABCDEFGH", "12345678", "!#$%&()*", "12345678", "abcdefgh"]  # 13 positions each with a reply
+    reused = [cached(engine.submit(tokenizer.encode(text), GREEDY, owner="ada")) for text in texts]
+    engine.close()
+    assert reused == [0, 0, 0, 0, 7, 0]
+
+
+def test_sequences_wait_until_there_is_room_in_the_caches(runner: ScriptedRunner, tokenizer: Tokenizer) -> None:
+    limits = Limits(n_ctx=100, end_ids=frozenset({END}), n_cached=20)
+    engine = Engine(runner, tokenizer, limits)  # type: ignore[arg-type]
+    generations = [engine.submit(tokenizer.encode(text), GREEDY, owner="ada") for text in ("abcdefgh", "ABCDEFGH")]
+    assert [read(generation) for generation in generations] == ["ijklm", "IJKLM"]
+    engine.close()
+
+
+def test_one_sequence_larger_than_all_caches_runs_alone(runner: ScriptedRunner, tokenizer: Tokenizer) -> None:
+    limits = Limits(n_ctx=100, end_ids=frozenset({END}), n_cached=5)
+    engine = Engine(runner, tokenizer, limits)  # type: ignore[arg-type]
+    assert read(engine.submit(tokenizer.encode("abcdefgh"), GREEDY, owner="ada")) == "ijklm"
+    engine.close()

@@ -59,7 +59,9 @@ def prompts(default_checkpoint: Checkpoint) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def replies(default_checkpoint: Checkpoint, default_model: GPT, prompts: list[list[int]]) -> list[list[int]]:
     """What the engine answers at temperature 0, all ten at the same time; with the end token where one came."""
-    engine = Engine(TorchRunner(default_model), default_checkpoint.tokenizer, Limits(8192, frozenset({2})))
+    engine = Engine(
+        TorchRunner(default_model), default_checkpoint.tokenizer, Limits(8192, frozenset({2}), n_cached=100_000)
+    )
     params = SamplingParams(temperature=0, max_tokens=N_TOKENS)
     generations = [engine.submit(token_ids, params, owner=f"owner {i}") for i, token_ids in enumerate(prompts)]
     replies = [[token_id for piece in generation for token_id in piece.token_ids] for generation in generations]

@@ -1,7 +1,5 @@
 """The web server: Gradio's page behind the guard, and the health of the engine."""
 
-from typing import Any
-
 import gradio as gr
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -23,11 +21,7 @@ def create_app(page: gr.Blocks, engine: Engine) -> FastAPI:
     app.add_middleware(Guard)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_HOSTS)
 
-    @app.get("/health")
-    def health() -> JSONResponse:
-        content: dict[str, Any] = {"status": "ok" if engine.healthy else "error"}
-        return JSONResponse(content, status_code=200 if engine.healthy else 503)
-
+    app.add_api_route("/health", lambda: health(engine))
     page.queue(default_concurrency_limit=16, max_size=64, api_open=False)
     gr.mount_gradio_app(
         app,
@@ -37,9 +31,14 @@ def create_app(page: gr.Blocks, engine: Engine) -> FastAPI:
         run_history=False,
         footer_links=[],
         ssr_mode=False,
-        max_file_size="1kb",  # nothing is uploaded here
         css_paths=[CSS_PATH],
         head=HEAD,
         theme=gr.themes.Default(),
     )
     return app
+
+
+def health(engine: Engine) -> JSONResponse:
+    """Tell whether replies can be written; 503 once they cannot."""
+    status, code = ("ok", 200) if engine.healthy else ("error", 503)
+    return JSONResponse({"status": status}, status_code=code)

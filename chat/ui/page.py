@@ -6,7 +6,7 @@ from the store, and a reply being written is only watched here, never made: leav
 
 import asyncio
 import html
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from chat.errors import ChatError
 from chat.manager import DialogueManager
 from chat.turn import Snapshot, Turn
 from chat.ui.bubbles import Bubble, message_bubbles, reply_bubbles
+from chat.ui.views import Views
 from model.errors import ModelError
 from model.sampling import SamplingParams
 from storage.conversations import ConversationStore
@@ -30,26 +31,9 @@ WATCH_SECONDS = 0.05
 
 Update = Any  # Gradio's updates are untyped: a component, a value or gr.skip()
 
-# The id of the conversation is kept in the URL, so that a reload, a bookmark and the back button find it.
-# On a phone the sidebar covers the chat: it is closed at the start and once a conversation has been chosen.
-HEAD = """<script>
-addEventListener('popstate', () => location.reload());
-function closeSidebarOnPhones() {
-    if (innerWidth < 768) document.querySelector('.sidebar.open .toggle-button')?.click();
-}
-</script>"""
-ID_FROM_URL = """() => {
-    closeSidebarOnPhones();
-    return new URLSearchParams(location.search).get('c') || '';
-}"""
-ID_TO_URL = """(id) => {
-    document.querySelector('#message textarea').focus();
-    const url = new URL(location.href);
-    if ((url.searchParams.get('c') || '') === id) return;
-    closeSidebarOnPhones();
-    if (id) url.searchParams.set('c', id); else url.searchParams.delete('c');
-    history.pushState(null, '', url);
-}"""
+HEAD = f"<script>{(Path(__file__).parent / 'page.js').read_text()}</script>"
+SHOW_AND_WRITE = "(id) => showConversation(id, '#message textarea')"
+SHOW_AND_CHOOSE = "(id) => showConversation(id, '#conversations input:checked')"
 
 
 class Page:
@@ -59,6 +43,7 @@ class Page:
         self._manager = manager
         self._store = store
         self._owner_id = owner_id
+        self._views = Views()
 
     def build(self) -> gr.Blocks:
         """Lay the page out and connect it."""
@@ -95,11 +80,10 @@ class Page:
                 interactive=False,  # until the page has been filled: that would wipe what is sent before
             )
             shown = [conversation_id, conversations, chat, progress, notice, message, *sampling]
-            watched = {"fn": self.watch, "inputs": [conversation_id], "outputs": [chat, progress, notice, message]}
-            to_url: dict[str, Any] = {"fn": None, "inputs": [conversation_id], "js": ID_TO_URL}
             quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
-            loaded = blocks.load(self.open, [conversation_id], shown, js=ID_FROM_URL, **quiet)
+            loaded = blocks.load(self.open, [conversation_id], shown, js="conversationOfUrl", **quiet)
+            left = new.click(self.open, None, shown, **quiet)
             # without preprocessing, which knows no choices any more once the server has been started again
             opened = conversations.input(self.open, [conversations], shown, preprocess=False, **quiet)
             sent = message.submit(
@@ -108,16 +92,17 @@ class Page:
                 [message, conversation_id, conversations, chat, notice],
                 **quiet,
             )
-            watching = [event.then(**watched, **quiet) for event in (loaded, opened, sent)]
-            left = new.click(self.open, None, shown, cancels=watching, **quiet)
-            conversations.input(None, cancels=watching, **quiet)
-            for event in (loaded, opened, sent, left):
-                event.then(**to_url, **quiet)
-            message.stop(self.stop, [conversation_id], None, **quiet)
+            for event in (loaded, left, opened, sent):
+                js = SHOW_AND_CHOOSE if event is opened else SHOW_AND_WRITE
+                event.then(None, [conversation_id], None, js=js, **quiet)
+                event.then(self.watch, [conversation_id], [chat, progress, notice, message], **quiet)
+            message.stop(self.stop, [conversation_id], [notice], **quiet)
+            blocks.unload(self.leave)
         return blocks
 
-    def open(self, conversation_id: str = "") -> tuple[Update, ...]:
+    def open(self, request: gr.Request, conversation_id: str = "") -> tuple[Update, ...]:
         """Show a conversation, or a new one for an empty id."""
+        self._views.switch(_session(request), conversation_id)
         conversation, path, choices, notice = None, [], gr.skip(), ""
         try:
             choices = self._choices(conversation_id)
@@ -130,38 +115,65 @@ class Page:
         return shown_id, choices, message_bubbles(path), "", notice, _idle(), *_sampling_values(conversation)
 
     def send(
-        self, text: str | None, conversation_id: str, temperature: float, top_p: float, max_tokens: int
-    ) -> tuple[Update, ...]:
+        self,
+        request: gr.Request,
+        text: str | None,
+        conversation_id: str,
+        temperature: float,
+        top_p: float,
+        max_tokens: int,
+    ) -> Iterator[tuple[Update, ...]]:
         """Send a message; one that is refused stays in its box, and the notice says why."""
-        try:
-            params = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-            conversation_id = conversation_id or self._start(text or "", params)
-            notice = self._send(conversation_id, text or "", params)
-            bubbles = message_bubbles(self._store.path(self._owner_id, conversation_id))
-            return "", conversation_id, self._choices(conversation_id), bubbles, notice
-        except (ChatError, StorageError, ValueError) as error:
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), _alert(str(error))
-
-    async def watch(self, conversation_id: str) -> AsyncIterator[tuple[Update, Update, Update, Update]]:
-        """Follow the reply that is being written in a conversation, if there is one."""
-        try:
-            turn, before = await run_in_threadpool(self._find_turn, conversation_id)
-            if turn is None:
-                yield gr.skip(), "", gr.skip(), _idle()
+        with self._views.writing(_session(request)) as writer:
+            try:
+                params = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+                conversation_id = conversation_id or self._start(text or "", params)
+                notice = self._send(conversation_id, text or "", params)
+                bubbles = message_bubbles(self._store.path(self._owner_id, conversation_id))
+                choices = self._choices(conversation_id)
+            except (ChatError, StorageError, ValueError) as error:
+                yield gr.skip(), gr.skip(), gr.skip(), gr.skip(), _alert(str(error))
                 return
-            yield gr.skip(), "", gr.skip(), gr.Textbox(submit_btn=False, stop_btn=True)
-            async for snapshot in _snapshots(turn):
-                bubbles = [*before, *reply_bubbles(snapshot.text, snapshot.status)]
-                yield bubbles, _progress(snapshot), gr.skip(), gr.skip()
-            path = await run_in_threadpool(self._store.path, self._owner_id, conversation_id)
-            notice = _alert(snapshot.error) if snapshot.error else gr.skip()
-            yield message_bubbles(path), "", notice, _idle()
-        except StorageError as error:
-            yield gr.skip(), "", _alert(str(error)), _idle()
+            if writer.is_current:
+                writer.view.conversation_id = conversation_id
+                yield "", conversation_id, choices, bubbles, notice
+            else:
+                yield "", gr.skip(), gr.skip(), gr.skip(), gr.skip()
 
-    def stop(self, conversation_id: str) -> None:
+    async def watch(
+        self, request: gr.Request, conversation_id: str
+    ) -> AsyncIterator[tuple[Update, Update, Update, Update]]:
+        """Follow the reply that is being written in a conversation, if there is one, as long as the page shows it."""
+        with self._views.writing(_session(request)) as writer:
+            try:
+                turn, before = await run_in_threadpool(self._find_turn, conversation_id)
+                if turn is None or writer.view.conversation_id != conversation_id:
+                    yield gr.skip(), gr.skip(), gr.skip(), gr.skip()  # Gradio empties everything if nothing comes
+                    return
+                yield gr.skip(), "", gr.skip(), gr.Textbox(submit_btn=False, stop_btn=True)
+                async for snapshot in _snapshots(turn):
+                    if not writer.is_current:
+                        return
+                    bubbles = [*before, *reply_bubbles(snapshot.text, snapshot.status)]
+                    yield bubbles, _progress(snapshot), gr.skip(), gr.skip()
+                path = await run_in_threadpool(self._store.path, self._owner_id, conversation_id)
+                notice = _alert(snapshot.error) if snapshot.error else gr.skip()
+                if writer.is_current:
+                    yield message_bubbles(path), "", notice, _idle()
+            except StorageError as error:
+                yield gr.skip(), "", _alert(str(error)), _idle()
+
+    def stop(self, conversation_id: str) -> Update:
         """Stop the reply that is being written."""
-        self._manager.stop(self._owner_id, conversation_id)
+        try:
+            self._manager.stop(self._owner_id, conversation_id)
+        except StorageError as error:
+            return _alert(str(error))
+        return gr.skip()
+
+    def leave(self, request: gr.Request) -> None:
+        """Forget a page that has been closed."""
+        self._views.forget(_session(request))
 
     def _find_turn(self, conversation_id: str) -> tuple[Turn | None, list[Bubble]]:
         """Return the running turn of a conversation, and the bubbles before its reply."""
@@ -191,7 +203,7 @@ class Page:
 async def _snapshots(turn: Turn) -> AsyncIterator[Snapshot]:
     """Yield a turn's snapshots as they change, its end last: by looking again and again.
 
-    So a watcher holds no thread, and can be cancelled at any moment: Gradio fails when it cannot.
+    So a watcher holds no thread, and soon sees that it is wanted no more.
     """
     last = None
     while last is None or last.status == "streaming":
@@ -200,6 +212,11 @@ async def _snapshots(turn: Turn) -> AsyncIterator[Snapshot]:
             yield now
         last = now
         await asyncio.sleep(WATCH_SECONDS)
+
+
+def _session(request: gr.Request) -> str:
+    """Return what Gradio calls an open page by; a program that calls without one gets none of its own."""
+    return request.session_hash or ""
 
 
 def _idle() -> gr.Textbox:

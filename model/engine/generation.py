@@ -51,13 +51,16 @@ class Generation:
 
     @property
     def cancelled(self) -> bool:
+        """Whether the end has been asked for."""
         return self._cancelled.is_set()
 
     # The two below are the engine's.
 
     def emit(self, piece: Piece) -> None:
+        """Pass a piece on to the caller."""
         self._pieces.put(piece)
 
     def finish(self, reason: FinishReason, usage: Usage, error: str | None = None) -> None:
+        """Tell the caller how it ended."""
         self.usage, self.error, self.finish_reason = usage, error, reason
         self._pieces.put(None)

@@ -14,6 +14,7 @@ class TorchRunner:
         self._model = model
 
     def new_cache(self) -> KVCache:
+        """Return an empty cache for one sequence."""
         return KVCache(self._model.config)
 
     @torch.inference_mode()

@@ -15,10 +15,11 @@ from model.tokenizer import StreamingDetokenizer, Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What ends every sequence of an engine."""
+    """What bounds the sequences of an engine."""
 
-    n_ctx: int
-    end_ids: frozenset[int]
+    n_ctx: int  # tokens of one
+    end_ids: frozenset[int]  # tokens that end a reply
+    n_cached: int  # tokens of all, idle ones included, that are kept in caches
 
 
 class Sequence:
@@ -39,6 +40,7 @@ class Sequence:
         seed = secrets.randbits(32) if params.seed is None else params.seed
         self.generation = Generation(len(self.token_ids), seed)
         self._n_prompt = len(self.token_ids)
+        self.max_length = min(self._n_prompt + params.max_tokens, limits.n_ctx)  # tokens it may come to
         self._params = params
         self._limits = limits
         self._random = np.random.default_rng(seed)
@@ -49,6 +51,7 @@ class Sequence:
 
     @property
     def n_completed(self) -> int:
+        """How many tokens the reply has."""
         return len(self.token_ids) - self._n_prompt
 
     def advance(self, logits: Floats) -> FinishReason | None:

@@ -18,6 +18,7 @@ class Slot:
         self.sequence: Sequence | None = None  # None: free
         self.last_used = 0
         self.token_ids: list[int] = []  # what the cache holds
+        self._n_touched = 0  # positions whose memory has been written to, or soon may be
         self._cache = cache
         self._owner = ""
 
@@ -31,6 +32,17 @@ class Slot:
         pairs = zip(self.token_ids, sequence.token_ids[:-1], strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
+    @property
+    def size(self) -> int:
+        """How many positions of the cache take up memory."""
+        return self._n_touched
+
+    def release(self, cache: "KVCache") -> None:
+        """Give the memory back, and go on with a cache that has none yet."""
+        self._cache = cache
+        self.token_ids = []
+        self._n_touched = 0
+
     def start(self, sequence: Sequence, donor: "Slot") -> None:
         """Take in a sequence, with what it shares with a donor: this slot itself, or one that is left as it is."""
         sequence.n_cached = donor.shared_prefix(sequence)
@@ -39,6 +51,7 @@ class Slot:
         else:
             self._cache.copy_prefix(donor._cache, sequence.n_cached)
         self.token_ids = donor.token_ids[: sequence.n_cached]
+        self._n_touched = max(self._n_touched, sequence.max_length)
         self._owner, self.sequence = sequence.owner, sequence
 
     def forget(self) -> None:

@@ -1,0 +1,72 @@
+"""What each open page shows, so that nothing about another conversation is written to it."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+SWITCH_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class View:
+    """What one page shows: `generation` grows with every switch, `writers` are on their way to it."""
+
+    conversation_id: str = ""
+    generation: int = 0
+    writers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A handler's hold on the view that it writes to."""
+
+    view: View
+    generation: int
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the page still shows what it showed when the handler began."""
+        return self.view.generation == self.generation
+
+
+class Views:
+    """The views of all open pages, by Gradio's session hash.
+
+    Gradio sends what handlers return in the order in which they return it, whatever the page shows by then. Here a
+    handler that opens a conversation waits for those that write to the one before, and they see that they are late.
+    They have to be generators: one that has been asked for more knows that what it gave is on its way.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._views: dict[str, View] = {}
+
+    def switch(self, session: str, conversation_id: str) -> None:
+        """Turn a page to a conversation; returns once nothing more comes for the one before."""
+        with self._lock:
+            view = self._views.setdefault(session, View())
+            view.generation += 1
+            view.conversation_id = conversation_id
+        deadline = time.monotonic() + SWITCH_SECONDS
+        while view.writers and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    @contextmanager
+    def writing(self, session: str) -> Iterator[Writer]:
+        """Write to what the page shows now."""
+        with self._lock:
+            view = self._views.setdefault(session, View())
+            view.writers += 1
+            writer = Writer(view, view.generation)
+        try:
+            yield writer
+        finally:
+            with self._lock:
+                view.writers -= 1
+
+    def forget(self, session: str) -> None:
+        """Forget a page that has been closed."""
+        with self._lock:
+            self._views.pop(session, None)
