@@ -12,7 +12,6 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
 
 import storage.database
 from storage.database import VERSIONS, Database, has_wal_reset_bug, sqlite_version
@@ -181,7 +180,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     with database.write() as session:
         session.execute(text("CREATE TABLE messages (id TEXT)"))
     before = schema(database)
-    with pytest.raises(OperationalError, match="already exists"):
+    with pytest.raises(DatabaseUnusable, match="its tables are not those of Parley; move it away"):
         database.migrate()
     assert schema(database) == before
     database.close()
