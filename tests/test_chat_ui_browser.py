@@ -250,11 +250,11 @@ def test_kill_9_keeps_the_question_and_what_was_seen_of_the_answer(
     server.end(signal.SIGKILL)
     page.wait_for_timeout(500)  # in which the browser notices
     page.close()
-    tabs.forget_errors()
 
     start_server(default_path, server.port)
     page = tabs.open(url)
     wait_for_text(page, "Interrupted")
+    tabs.forget_errors()
     expect(page.locator("#chat .message.user")).to_have_text("Write a very long story about a king.")
     assert replies(page)[0].startswith(seen)
     send_short(page, "Say hello.")
