@@ -259,6 +259,7 @@ def test_kill_9_keeps_the_question_and_what_was_seen_of_the_answer(
     assert replies(page)[0].startswith(seen)
     send_short(page, "Say hello.")
     wait_for_end(page, n_replies=2)
+    page.close()  # before its server is ended
 
 
 @pytest.mark.parametrize("milliseconds", [0, 20, 60, 100])
