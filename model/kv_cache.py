@@ -5,7 +5,7 @@ from torch import Tensor
 
 from model.config import GPTConfig
 
-CACHE_BYTES = 512 * 2**20  # for all caches together
+CACHE_BYTES = 384 * 2**20  # for all caches together
 
 
 def n_cached_positions(config: GPTConfig) -> int:
