@@ -146,9 +146,12 @@ class Page:
         """Follow the reply that is being written in a conversation, if there is one, as long as the page shows it."""
         with self._views.writing(_session(request)) as writer:
             try:
-                turn, before = await run_in_threadpool(self._find_turn, conversation_id)
-                if turn is None or writer.view.conversation_id != conversation_id:
+                if not conversation_id or writer.view.conversation_id != conversation_id:
                     yield gr.skip(), gr.skip(), gr.skip(), gr.skip()  # Gradio empties everything if nothing comes
+                    return
+                turn, before = await run_in_threadpool(self._find_turn, conversation_id)
+                if turn is None:  # none began, or it has ended already: then its end is still to be shown
+                    yield before, "", gr.skip(), _idle()
                     return
                 yield gr.skip(), "", gr.skip(), gr.Textbox(submit_btn=False, stop_btn=True)
                 async for snapshot in _snapshots(turn):
@@ -176,10 +179,10 @@ class Page:
         self._views.forget(_session(request))
 
     def _find_turn(self, conversation_id: str) -> tuple[Turn | None, list[Bubble]]:
-        """Return the running turn of a conversation, and the bubbles before its reply."""
-        turn = self._manager.turn(self._owner_id, conversation_id) if conversation_id else None
-        path = self._store.path(self._owner_id, conversation_id) if turn else []
-        return turn, message_bubbles(path[:-1])
+        """Return the running turn of a conversation, if there is one, and the bubbles before its reply."""
+        turn = self._manager.turn(self._owner_id, conversation_id)
+        path = self._store.path(self._owner_id, conversation_id)
+        return turn, message_bubbles(path[:-1] if turn else path)
 
     def _start(self, text: str, params: SamplingParams) -> str:
         self._manager.check(text, params)
