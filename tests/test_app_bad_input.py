@@ -6,9 +6,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from conftest import ROOT, write_tiny_gguf
@@ -21,13 +20,16 @@ APP = [sys.executable, str(ROOT / "app.py")]
 NO_NUMBER = "Input should be a valid integer, unable to parse string as an integer"
 COMMANDS = [["complete", "hi"], ["chat"], ["serve", "--port", "0"]]
 
-# Root may write everywhere. What cannot be imported as somebody else any more is imported before.
-AS_NOBODY = """
-import encodings.unicode_escape  # what Jinja needs, and nobody may read where Python itself is kept
-import os, sys, app, chat.manager, chat.terminal, storage.conversations, storage.database
-os.setuid(os.getuid() or 65534)
-app.main()
+# Root may write everywhere, by the capabilities CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, which a program run by root
+# gets from its bounding set: without them the mode of a file binds root too. Others have none to lose.
+WITHOUT_PRIVILEGES = """
+import ctypes, os, sys
+PR_CAPBSET_DROP = 24
+for capability in (1, 2):
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
+UNPRIVILEGED = [sys.executable, "-c", WITHOUT_PRIVILEGES, str(ROOT / "app.py")]
 
 Refusal = Callable[..., str]
 
@@ -178,28 +180,18 @@ def test_database_of_a_newer_version_is_refused(refusal: Refusal, database_path:
     assert "data/parley.db has schema revision 9999, but this Parley knows only up to" in refusal("chat")
 
 
-@pytest.fixture
-def open_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that everybody may enter, unlike those that pytest makes."""
-    tmp_path.chmod(0o755)  # the commands run there
-    with TemporaryDirectory() as folder:
-        Path(folder).chmod(0o777)
-        yield Path(folder)
-
-
-def test_database_that_is_read_only_is_refused(refusal: Refusal, open_folder: Path) -> None:
-    path, model = open_folder / "parley.db", write_tiny_gguf(open_folder / "tiny.gguf")
+def test_database_that_is_read_only_is_refused(refusal: Refusal, tiny_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "parley.db"
     path.touch(mode=0o444)
-    model.chmod(0o444)
-    nobody = [sys.executable, "-c", AS_NOBODY]
-    reason = refusal("chat", "--model", str(model), program=nobody, PARLEY_DATA=str(open_folder))
+    reason = refusal("chat", "--model", str(tiny_path), program=UNPRIVILEGED, PARLEY_DATA=str(tmp_path))
     assert reason == f"Cannot use the database {path}: it is read-only; make the file and its folder writable."
 
 
-def test_data_folder_that_is_read_only_is_refused(refusal: Refusal, open_folder: Path) -> None:
-    open_folder.chmod(0o555)
-    reason = refusal("chat", program=[sys.executable, "-c", AS_NOBODY], PARLEY_DATA=str(open_folder))
-    assert reason.startswith(f"The data folder {open_folder} cannot be used (Permission denied): make it a writable")
+def test_data_folder_that_is_read_only_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o555)
+    reason = refusal("chat", program=UNPRIVILEGED, PARLEY_DATA=str(folder))
+    assert reason.startswith(f"The data folder {folder} cannot be used (Permission denied): make it a writable")
 
 
 def test_data_folder_that_is_a_file_is_refused(refusal: Refusal, tmp_path: Path) -> None:

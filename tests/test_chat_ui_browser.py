@@ -293,14 +293,3 @@ def test_a_new_chat_right_after_sending_is_empty(page: Page, milliseconds: int) 
     page.locator("#conversations label", has_text="wolf").first.click()
     page.click("#message .stop-button")
     wait_for_text(page, "Stopped.")
-
-
-def test_a_reply_that_is_over_at_once_is_shown(
-    tabs: Tabs, start_server: Callable[..., Server], tiny_path: Path
-) -> None:
-    page = tabs.open(start_server(tiny_path).url)
-    set_number(page, "max-tokens", "1")
-    send(page, "Hello.")
-    wait_for_text(page, "The reply reached its limit of tokens.")
-    wait_for_end(page)
-    page.close()  # before its server is ended

@@ -17,7 +17,7 @@ from chat.errors import ChatError
 from chat.manager import DialogueManager
 from chat.turn import Snapshot, Turn
 from chat.ui.bubbles import Bubble, message_bubbles, reply_bubbles
-from chat.ui.views import Views
+from chat.ui.views import Views, Writer
 from model.errors import ModelError
 from model.sampling import SamplingParams
 from storage.conversations import ConversationStore
@@ -82,10 +82,12 @@ class Page:
             shown = [conversation_id, conversations, chat, progress, notice, message, *sampling]
             quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
+            # of several clicks the last counts; and a watcher may begin before the one before it has ended
+            last: dict[str, Any] = {"trigger_mode": "always_last", **quiet}
             loaded = blocks.load(self.open, [conversation_id], shown, js="conversationOfUrl", **quiet)
-            left = new.click(self.open, None, shown, **quiet)
+            left = new.click(self.open, None, shown, **last)
             # without preprocessing, which knows no choices any more once the server has been started again
-            opened = conversations.input(self.open, [conversations], shown, preprocess=False, **quiet)
+            opened = conversations.input(self.open, [conversations], shown, preprocess=False, **last)
             sent = message.submit(
                 self.send,
                 [message, conversation_id, *sampling],
@@ -95,24 +97,17 @@ class Page:
             for event in (loaded, left, opened, sent):
                 js = SHOW_AND_CHOOSE if event is opened else SHOW_AND_WRITE
                 event.then(None, [conversation_id], None, js=js, **quiet)
-                event.then(self.watch, [conversation_id], [chat, progress, notice, message], **quiet)
+                watched = [chat, progress, notice, message]
+                event.then(self.watch, [conversation_id], watched, trigger_mode="multiple", **quiet)
             message.stop(self.stop, [conversation_id], [notice], **quiet)
             blocks.unload(self.leave)
         return blocks
 
-    def open(self, request: gr.Request, conversation_id: str = "") -> tuple[Update, ...]:
+    def open(self, request: gr.Request, conversation_id: str = "") -> Iterator[tuple[Update, ...]]:
         """Show a conversation, or a new one for an empty id."""
-        self._views.switch(_session(request), conversation_id)
-        conversation, path, choices, notice = None, [], gr.skip(), ""
-        try:
-            choices = self._choices(conversation_id)
-            if conversation_id:
-                conversation = self._store.get(self._owner_id, conversation_id)
-                path = self._store.path(self._owner_id, conversation_id)
-        except StorageError as error:
-            notice = _alert(str(error))
-        shown_id = conversation.id if conversation else ""
-        return shown_id, choices, message_bubbles(path), "", notice, _idle(), *_sampling_values(conversation)
+        with self._views.switching(_session(request), conversation_id) as writer:
+            shown = self._read(conversation_id)
+            yield shown if writer.is_current else tuple(gr.skip() for _ in shown)
 
     def send(
         self,
@@ -154,14 +149,12 @@ class Page:
                     yield before, "", gr.skip(), _idle()
                     return
                 yield gr.skip(), "", gr.skip(), gr.Textbox(submit_btn=False, stop_btn=True)
-                async for snapshot in _snapshots(turn):
-                    if not writer.is_current:
-                        return
+                async for snapshot in _snapshots(turn, writer):
                     bubbles = [*before, *reply_bubbles(snapshot.text, snapshot.status)]
                     yield bubbles, _progress(snapshot), gr.skip(), gr.skip()
-                path = await run_in_threadpool(self._store.path, self._owner_id, conversation_id)
-                notice = _alert(snapshot.error) if snapshot.error else gr.skip()
                 if writer.is_current:
+                    path = await run_in_threadpool(self._store.path, self._owner_id, conversation_id)
+                    notice = _alert(snapshot.error) if snapshot.error else gr.skip()
                     yield message_bubbles(path), "", notice, _idle()
             except StorageError as error:
                 yield gr.skip(), "", _alert(str(error)), _idle()
@@ -177,6 +170,19 @@ class Page:
     def leave(self, request: gr.Request) -> None:
         """Forget a page that has been closed."""
         self._views.forget(_session(request))
+
+    def _read(self, conversation_id: str) -> tuple[Update, ...]:
+        """Return everything that a page shows of a conversation."""
+        conversation, path, choices, notice = None, [], gr.skip(), ""
+        try:
+            choices = self._choices(conversation_id)
+            if conversation_id:
+                conversation = self._store.get(self._owner_id, conversation_id)
+                path = self._store.path(self._owner_id, conversation_id)
+        except StorageError as error:
+            notice = _alert(str(error))
+        shown_id = conversation.id if conversation else ""
+        return shown_id, choices, message_bubbles(path), "", notice, _idle(), *_sampling_values(conversation)
 
     def _find_turn(self, conversation_id: str) -> tuple[Turn | None, list[Bubble]]:
         """Return the running turn of a conversation, if there is one, and the bubbles before its reply."""
@@ -203,13 +209,13 @@ class Page:
         return gr.Radio(choices=choices, value=conversation_id if known else None)
 
 
-async def _snapshots(turn: Turn) -> AsyncIterator[Snapshot]:
-    """Yield a turn's snapshots as they change, its end last: by looking again and again.
+async def _snapshots(turn: Turn, writer: Writer) -> AsyncIterator[Snapshot]:
+    """Yield a turn's snapshots as they change, its end last, as long as the page shows it.
 
-    So a watcher holds no thread, and soon sees that it is wanted no more.
+    It looks again and again: so a watcher holds no thread, and soon sees that it is wanted no more.
     """
     last = None
-    while last is None or last.status == "streaming":
+    while writer.is_current and (last is None or last.status == "streaming"):
         now = turn.snapshot()
         if now != last:
             yield now

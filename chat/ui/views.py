@@ -43,28 +43,37 @@ class Views:
         self._lock = threading.Lock()
         self._views: dict[str, View] = {}
 
-    def switch(self, session: str, conversation_id: str) -> None:
-        """Turn a page to a conversation; returns once nothing more comes for the one before."""
+    @contextmanager
+    def switching(self, session: str, conversation_id: str) -> Iterator[Writer]:
+        """Turn a page to a conversation and write to it, once nothing more comes for the one before."""
         with self._lock:
             view = self._views.setdefault(session, View())
             view.generation += 1
             view.conversation_id = conversation_id
+            writer = Writer(view, view.generation)
         deadline = time.monotonic() + SWITCH_SECONDS
         while view.writers and time.monotonic() < deadline:
             time.sleep(0.01)
+        with self._counted(writer):
+            yield writer
 
     @contextmanager
     def writing(self, session: str) -> Iterator[Writer]:
         """Write to what the page shows now."""
         with self._lock:
             view = self._views.setdefault(session, View())
-            view.writers += 1
-            writer = Writer(view, view.generation)
+        with self._counted(Writer(view, view.generation)) as writer:
+            yield writer
+
+    @contextmanager
+    def _counted(self, writer: Writer) -> Iterator[Writer]:
+        with self._lock:
+            writer.view.writers += 1
         try:
             yield writer
         finally:
             with self._lock:
-                view.writers -= 1
+                writer.view.writers -= 1
 
     def forget(self, session: str) -> None:
         """Forget a page that has been closed."""
