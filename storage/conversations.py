@@ -4,7 +4,7 @@ Each method names the owner it acts for and sees only that owner's rows; each is
 Rows come back detached: plain values that no longer follow the database.
 """
 
-from sqlalchemy import Delete, Select, Update, delete, exists, func, select, update
+from sqlalchemy import Select, Update, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from storage.database import Database
@@ -16,7 +16,6 @@ from storage.tables import (
     FinishReason,
     JsonObject,
     Message,
-    TitleSource,
     new_id,
     utc_now,
 )
@@ -33,20 +32,14 @@ class ConversationStore:
         owner_id: str,
         *,
         channel: Channel,
-        title: str | None = None,
-        title_source: TitleSource | None = None,
         system_prompt: str | None = None,
-        params: JsonObject | None = None,
         model: str | None = None,
     ) -> Conversation:
         """A new conversation without messages."""
         conversation = Conversation(
             owner_id=owner_id,
             channel=channel,
-            title=title,
-            title_source=title_source,
             system_prompt=system_prompt,
-            params=params,
             model=model,
         )
         with self._database.write() as session:
@@ -68,13 +61,6 @@ class ConversationStore:
         )
         with self._database.read() as session:
             return list(session.scalars(query))
-
-    def delete(self, owner_id: str, conversation_id: str) -> None:
-        """Delete a conversation with all its messages."""
-        own = delete(Conversation).where(Conversation.id == conversation_id, Conversation.owner_id == owner_id)
-        with self._database.write() as session:
-            if not _rowcount(session, own):
-                raise ConversationNotFound(conversation_id)
 
     def path(self, owner_id: str, conversation_id: str, leaf_id: str | None = None) -> list[Message]:
         """The messages from the root down to `leaf_id`, by default to the active leaf."""
@@ -241,5 +227,5 @@ def _path(conversation_id: str, leaf_id: str) -> Select[Message]:
     return select(Message).join(path, Message.id == path.c.id).order_by(Message.seq)
 
 
-def _rowcount(session: Session, change: Update | Delete) -> int:
+def _rowcount(session: Session, change: Update) -> int:
     return session.connection().execute(change).rowcount

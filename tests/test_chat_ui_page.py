@@ -1,6 +1,7 @@
 """What the page's handlers give to which page, whatever comes in between."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from threading import Thread
 from typing import Any
@@ -86,6 +87,7 @@ def test_opening_another_conversation_ends_the_watcher_before_it_is_shown(
     engine.say("Hi")
     watcher = Thread(target=watch, args=(page, conversation_id))
     watcher.start()
+    time.sleep(0.3)  # it has seen what there is, and nothing more comes
     open_(page, "")
     watcher.join(timeout=1)
     assert not watcher.is_alive()  # though the reply goes on

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from storage.conversations import ConversationStore
 from storage.database import Database
-from storage.errors import ConversationBusy, ConversationNotFound, MessageNotFound, StorageError
+from storage.errors import ConversationBusy, MessageNotFound, StorageError
 from storage.tables import Conversation, Message
 
 NOBODY = "0" * 32
@@ -45,7 +45,6 @@ CALLS: dict[str, Callable[[ConversationStore, str, str, str], object]] = {
     "begin_turn": lambda store, owner, chat, reply: say(store, owner, chat, "mine now"),
     "flush_reply": lambda store, owner, chat, reply: store.flush_reply(owner, reply, content="mine now"),
     "finish_reply": lambda store, owner, chat, reply: finish(store, owner, reply),
-    "delete": lambda store, owner, chat, reply: store.delete(owner, chat),
 }
 
 
@@ -92,12 +91,10 @@ def contents(messages: list[Message]) -> list[str]:
 
 
 def test_a_new_conversation_keeps_what_it_was_made_with(store: ConversationStore) -> None:
-    made = store.create(
-        "ada", channel="api", title="Tea", title_source="user", system_prompt="Be kind.", params={"top_k": 5}
-    )
+    made = store.create("ada", channel="api", system_prompt="Be kind.", model="m")
     kept = store.get("ada", made.id)
-    assert (kept.channel, kept.title, kept.title_source) == ("api", "Tea", "user")
-    assert (kept.system_prompt, kept.params, kept.model) == ("Be kind.", {"top_k": 5}, None)
+    assert (kept.channel, kept.system_prompt, kept.model) == ("api", "Be kind.", "m")
+    assert (kept.title, kept.title_source, kept.params, kept.active_leaf_id) == (None, None, None, None)
     assert (kept.pinned, kept.archived, kept.created_at) == (False, False, made.created_at)
 
 
@@ -149,13 +146,10 @@ def test_a_turn_moves_the_conversation(store: ConversationStore, chat: str) -> N
 
 
 def test_a_turn_gives_a_title_only_where_there_is_none(store: ConversationStore, chat: str) -> None:
-    named = store.create("ada", channel="ui", title="Mine", title_source="user").id
-    for conversation_id in (chat, named):
-        store.begin_turn(
-            "ada", conversation_id, content="", parent_id=None, model="m", params={}, seed=None, title="Hi"
-        )
-    titles = [(kept.title, kept.title_source) for kept in (store.get("ada", chat), store.get("ada", named))]
-    assert titles == [("Hi", "first_message"), ("Mine", "user")]
+    for title in ("First", "Second"):
+        store.begin_turn("ada", chat, content="", parent_id=None, model="m", params={}, seed=None, title=title)
+    kept = store.get("ada", chat)
+    assert (kept.title, kept.title_source) == ("First", "first_message")
 
 
 def test_a_turn_is_stored_whole_or_not_at_all(store: ConversationStore, database: Database, chat: str) -> None:
@@ -248,12 +242,10 @@ def test_the_sweep_interrupts_what_was_streaming(store: ConversationStore, chat:
     assert (kept.status, kept.content) == ("interrupted", "Half a sen")
 
 
-def test_deleting_a_conversation_deletes_its_messages(store: ConversationStore, database: Database, chat: str) -> None:
+def test_messages_go_with_their_conversation(store: ConversationStore, database: Database, chat: str) -> None:
     turn(store, chat, "Two", turn(store, chat, "One"))
-    store.delete("ada", chat)
-    with pytest.raises(ConversationNotFound):
-        store.get("ada", chat)
-    with database.read() as session:
+    with database.write() as session:
+        session.execute(text("DELETE FROM conversations"))
         assert session.scalar(text("SELECT count(*) FROM messages")) == 0
 
 
