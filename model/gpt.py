@@ -94,8 +94,10 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        # nn.Embedding's own start at random imports torch's compiler on the meta device, which takes a second
-        self.wte = nn.Embedding.from_pretrained(torch.randn(config.vocab_size, config.n_embd), freeze=False)
+        embedding = torch.empty(config.vocab_size, config.n_embd)
+        if not embedding.is_meta:  # there, random numbers would only import torch's compiler: a second and 100 MB
+            nn.init.normal_(embedding, std=0.02)
+        self.wte = nn.Embedding.from_pretrained(embedding, freeze=False)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.RMSNorm(config.n_embd, config.norm_eps)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
