@@ -3,39 +3,53 @@
 Whatever needs torch or Gradio is imported where it is used, so that a wrong flag or file is refused at once.
 """
 
-import json
 import logging
 import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from filelock import FileLock, Timeout
-from platformdirs import user_data_path
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
-from tqdm import tqdm
 
+from chat.cli.complete import print_reply, print_reply_as_json
+from chat.cli.flags import (
+    DataFlag,
+    DTypeFlag,
+    HostFlag,
+    JsonFlag,
+    KVMemoryFlag,
+    MaxTokensFlag,
+    ModelFlag,
+    ParamFlag,
+    PortFlag,
+    SeedFlag,
+    SystemFlag,
+    TemperatureFlag,
+    ThinkingFlag,
+    ThreadsFlag,
+    override,
+    sampling_overrides,
+)
+from chat.cli.models import print_models, print_models_as_json
+from chat.cli.progress import progress_bar
 from chat.context import ContextBuilder
 from chat.errors import ChatError
+from chat.settings import Settings, SettingsError, load_settings
 from chat.text import check_message
-from model.checkpoint.catalog import CATALOG, DEFAULT_MODEL, resolve
-from model.checkpoint.gguf import Checkpoint, load_model, open_checkpoint
+from model.checkpoint.catalog import CATALOG, fetch, resolve
+from model.checkpoint.checkpoint import ITEM_BYTES, Checkpoint, load_model
+from model.checkpoint.open import open_checkpoint
 from model.errors import ModelError
-from model.sampling import SamplingParams
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from chat.manager import DialogueManager
     from model.engine.engine import Engine
-    from model.engine.generation import Generation
     from storage.conversations import ConversationStore
 
 LOCAL_OWNER = "local"  # whoever sits at this machine
@@ -44,54 +58,11 @@ SHUTDOWN_SECONDS = 3
 
 logger = logging.getLogger("parley")
 
-
-class SettingsError(Exception):
-    """A setting that cannot be used; one line, fit for a user."""
-
-
-class Settings(BaseSettings):
-    """What can be configured: by PARLEY_* variables, by .env, or by flags of the same name."""
-
-    model_config = SettingsConfigDict(env_prefix="PARLEY_", env_file=".env", extra="ignore")
-
-    data: Path = Field(
-        default_factory=lambda: user_data_path("parley"),
-        description="The folder of everything that is kept: database and weights.",
-    )
-    model: str = Field(DEFAULT_MODEL, description="A name that `parley models` lists, or the path of a GGUF file.")
-    host: str = Field("127.0.0.1", description="The address to listen on; loopback only.")
-    port: int = Field(7860, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
-    threads: int = Field(
-        default_factory=lambda: os.cpu_count() or 1,
-        ge=1,
-        le=1024,
-        description="How many threads compute.",
-    )
-
-    @field_validator("data")
-    @classmethod
-    def _expand(cls, data: Path) -> Path:
-        if data == Path():
-            raise ValueError("must name a folder")
-        return data.expanduser()
-
-
-def load_settings(**flags: Path | str | int | None) -> Settings:
-    """Return the settings, flags before variables before .env; raises SettingsError."""
-    try:
-        return Settings.model_validate({name: value for name, value in flags.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        where = f"--{name} or PARLEY_{name.upper()}" if name else ".env"  # a file that is not UTF-8 has no name
-        raise SettingsError(f"{where}: {first['msg']}, got {first['input']!r}") from None
-
-
 # What the commands are made of.
 
 
 def fetch_checkpoint(settings: Settings) -> Checkpoint:
-    """Open the file of weights, downloaded if it is a known one that is not here yet."""
+    """Open the file or folder of weights, downloaded if it is a known one that is not here yet."""
     with progress_bar(f"Downloading {settings.model}", "B") as progress:
         path = resolve(settings.model, settings.data / "models", progress)
     return open_checkpoint(path)
@@ -105,17 +76,27 @@ def open_engine(settings: Settings, checkpoint: Checkpoint) -> Iterator["Engine"
     from model.engine.engine import Engine
     from model.engine.runner import TorchRunner
     from model.engine.sequence import Limits
-    from model.kv_cache import n_cached_positions
 
     torch.set_num_threads(settings.threads)
     with progress_bar(f"Loading {checkpoint.path.name}", "tensors") as progress:
-        runner = TorchRunner(load_model(checkpoint, progress))
-    limits = Limits(checkpoint.config.n_ctx, checkpoint.end_ids, n_cached_positions(checkpoint.config))
-    engine = Engine(runner, checkpoint.tokenizer, limits)
+        model = load_model(checkpoint, progress, dtype=settings.dtype)
+    n_ctx, n_cached = context_length(settings, checkpoint), cached_positions(settings, checkpoint)
+    limits = Limits(n_ctx, checkpoint.end_ids, n_cached)
+    engine = Engine(TorchRunner(model, n_ctx), checkpoint.tokenizer, limits)
     try:
         yield engine
     finally:
         engine.close()
+
+
+def cached_positions(settings: Settings, checkpoint: Checkpoint) -> int:
+    """Return how many tokens of all conversations the memory for keys and values can hold."""
+    return settings.kv_memory * 2**20 // (checkpoint.config.n_cached * ITEM_BYTES[settings.dtype])
+
+
+def context_length(settings: Settings, checkpoint: Checkpoint) -> int:
+    """Return how many tokens one conversation may come to: what the model was trained for, if that can be cached."""
+    return min(checkpoint.config.n_ctx, cached_positions(settings, checkpoint))
 
 
 @contextmanager
@@ -136,8 +117,13 @@ def open_dialogue(
             if n_interrupted := store.interrupt_streaming():
                 show(f"{n_interrupted} replies were cut off at the last end; they are marked as interrupted.")
             with open_engine(settings, checkpoint) as engine:
-                builder = new_context_builder(checkpoint)
-                manager = DialogueManager(store, engine, builder, model_name=name_of_model(settings))
+                manager = DialogueManager(
+                    store,
+                    engine,
+                    new_context_builder(settings, checkpoint),
+                    model_name=name_of_model(settings),
+                    sampling_params=checkpoint.sampling_params,
+                )
                 try:
                     yield manager, store, engine
                 finally:
@@ -146,9 +132,10 @@ def open_dialogue(
             database.close()
 
 
-def new_context_builder(checkpoint: Checkpoint) -> ContextBuilder:
+def new_context_builder(settings: Settings, checkpoint: Checkpoint) -> ContextBuilder:
     """Return the builder of prompts for a checkpoint."""
-    return ContextBuilder(checkpoint.chat_template, checkpoint.tokenizer, checkpoint.config.n_ctx)
+    template = checkpoint.chat_template.with_thinking() if settings.thinking else checkpoint.chat_template
+    return ContextBuilder(template, checkpoint.tokenizer, context_length(settings, checkpoint))
 
 
 @contextmanager
@@ -170,51 +157,16 @@ def lock_data(data: Path) -> Iterator[None]:
         yield
 
 
-def sampling_params(temperature: float, max_tokens: int, seed: int | None) -> SamplingParams:
-    """Return the parameters that flags ask for; raises SettingsError."""
-    try:
-        return SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed)
-    except ValueError as error:  # its text begins with the name of the parameter
-        raise SettingsError(f"--{str(error).replace('_', '-', 1)}") from None
-
-
 def name_of_model(settings: Settings) -> str:
     """Return what a model is called: its name in the catalog, or that of its file."""
     return settings.model if settings.model in CATALOG else Path(settings.model).stem
 
 
-@contextmanager
-def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function of (done, total) that draws a bar on stderr: from its first call on, on a terminal only."""
-    with ExitStack() as stack:
-        bars: list[tqdm[NoReturn]] = []
-
-        def progress(done: int, total: int) -> None:
-            if not bars:
-                logger.info("%s ...", label)
-                bar = tqdm(total=total, desc=label, unit=unit, unit_scale=unit == "B", leave=False, disable=None)
-                bars.append(stack.enter_context(bar))
-            bars[0].update(done - bars[0].n)
-
-        yield progress
-
-
 # The command line.
 
 cli = typer.Typer(name="parley", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-DataFlag = Annotated[Path | None, typer.Option("--data", help="The folder of everything that is kept.")]
-ModelFlag = Annotated[str | None, typer.Option("--model", help="A name of `parley models`, or a GGUF file.")]
-HostFlag = Annotated[str | None, typer.Option("--host", help="The address to listen on.")]
-PortFlag = Annotated[int | None, typer.Option("--port", help="The port to listen on; 0 takes a free one.")]
-ThreadsFlag = Annotated[int | None, typer.Option("--threads", help="How many threads compute.")]
-TemperatureFlag = Annotated[float, typer.Option("--temperature", help="0 is greedy.")]
-MaxTokensFlag = Annotated[int, typer.Option("--max-tokens", help="The longest reply.")]
-SeedFlag = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same reply.")]
-SystemFlag = Annotated[str | None, typer.Option("--system", help="The system prompt.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-DEFAULTS = SamplingParams()
+models_cli = typer.Typer(help="The models that are known by name.")
+cli.add_typer(models_cli, name="models")
 
 
 @cli.callback(invoke_without_command=True)
@@ -228,6 +180,9 @@ def parley(context: typer.Context) -> None:
 def serve(
     data: DataFlag = None,
     model: ModelFlag = None,
+    dtype: DTypeFlag = None,
+    kv_memory: KVMemoryFlag = None,
+    thinking: ThinkingFlag = None,
     host: HostFlag = None,
     port: PortFlag = None,
     threads: ThreadsFlag = None,
@@ -235,7 +190,16 @@ def serve(
     """Serve the web app until SIGINT or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after its own end
         signal.signal(number, lambda *_: sys.exit())
-    settings = load_settings(data=data, model=model, host=host, port=port, threads=threads)
+    settings = load_settings(
+        data=data,
+        model=model,
+        dtype=dtype,
+        kv_memory=kv_memory,
+        thinking=thinking,
+        host=host,
+        port=port,
+        threads=threads,
+    )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for name in ("alembic", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -296,19 +260,25 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
 def chat(
     data: DataFlag = None,
     model: ModelFlag = None,
+    dtype: DTypeFlag = None,
+    kv_memory: KVMemoryFlag = None,
+    thinking: ThinkingFlag = None,
     threads: ThreadsFlag = None,
-    temperature: TemperatureFlag = DEFAULTS.temperature,
-    max_tokens: MaxTokensFlag = DEFAULTS.max_tokens,
+    temperature: TemperatureFlag = None,
+    max_tokens: MaxTokensFlag = None,
     seed: SeedFlag = None,
+    param: ParamFlag = None,
     system: SystemFlag = None,
 ) -> None:
     """Chat in the terminal; the conversation is kept beside those of the web app."""
-    settings = load_settings(data=data, model=model, threads=threads)
-    params = sampling_params(temperature, max_tokens, seed)
+    settings = load_settings(
+        data=data, model=model, dtype=dtype, kv_memory=kv_memory, thinking=thinking, threads=threads
+    )
+    overrides = sampling_overrides(temperature, max_tokens, seed, param)
     from chat.terminal import run_terminal
 
     with open_dialogue(settings, show=typer.echo) as (manager, _, _):
-        run_terminal(manager, LOCAL_OWNER, params, system_prompt=system)
+        run_terminal(manager, LOCAL_OWNER, override(manager.sampling_params, overrides), system_prompt=system)
 
 
 @cli.command()
@@ -316,10 +286,14 @@ def complete(
     text: Annotated[str, typer.Argument(help="What to answer or, with --raw, to continue.")],
     data: DataFlag = None,
     model: ModelFlag = None,
+    dtype: DTypeFlag = None,
+    kv_memory: KVMemoryFlag = None,
+    thinking: ThinkingFlag = None,
     threads: ThreadsFlag = None,
-    temperature: TemperatureFlag = DEFAULTS.temperature,
-    max_tokens: MaxTokensFlag = DEFAULTS.max_tokens,
+    temperature: TemperatureFlag = None,
+    max_tokens: MaxTokensFlag = None,
     seed: SeedFlag = None,
+    param: ParamFlag = None,
     system: SystemFlag = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text; no chat template.")] = False,
     as_json: JsonFlag = False,
@@ -327,60 +301,66 @@ def complete(
     """Print the reply to a text, and nothing else; nothing is kept."""
     if raw and system is not None:
         raise SettingsError("--system cannot be combined with --raw: a raw text has no system prompt.")
-    settings = load_settings(data=data, model=model, threads=threads)
-    params = sampling_params(temperature, max_tokens, seed)
+    settings = load_settings(
+        data=data, model=model, dtype=dtype, kv_memory=kv_memory, thinking=thinking, threads=threads
+    )
+    overrides = sampling_overrides(temperature, max_tokens, seed, param)
     text = check_message(text)
     checkpoint = fetch_checkpoint(settings)
+    params = override(checkpoint.sampling_params, overrides)
     if raw:
-        token_ids = checkpoint.tokenizer.encode(text)
+        token_ids = [] if checkpoint.bos_id is None else [checkpoint.bos_id]
+        token_ids += checkpoint.tokenizer.encode(text)
     else:
-        builder = new_context_builder(checkpoint)
-        token_ids = builder.build_alone(text, system_prompt=system, max_new_tokens=max_tokens).token_ids
+        builder = new_context_builder(settings, checkpoint)
+        context = builder.build_alone(text, system_prompt=system, max_new_tokens=params.max_tokens)
+        token_ids, params = context.token_ids, context.params(params)
     with open_engine(settings, checkpoint) as engine:
-        generation = engine.submit(token_ids, params, owner=LOCAL_OWNER)
-        text = "".join(_echo_pieces(generation, quiet=as_json))
-        if generation.error:
-            raise ModelError(generation.error)
-    if as_json:
-        usage = asdict(generation.usage) if generation.usage else None
-        reason, seed = generation.finish_reason, generation.seed
-        answer = {"text": text, "finish_reason": reason, "model": name_of_model(settings), "seed": seed, "usage": usage}
-        typer.echo(json.dumps(answer, ensure_ascii=False))
-    else:
-        typer.echo()
+        try:
+            generation = engine.submit(token_ids, params, owner=LOCAL_OWNER)
+        except ValueError as error:  # parameters that do not suit this model
+            raise SettingsError(f"--param {error}") from None
+        if as_json:
+            print_reply_as_json(generation, name_of_model(settings))
+        else:
+            print_reply(generation)
 
 
-def _echo_pieces(generation: "Generation", *, quiet: bool) -> Iterator[str]:
-    with progress_bar("Reading", "tokens") as progress:
-        while generation.usage is None and generation.prefilled_tokens < generation.prompt_tokens:
-            progress(generation.prefilled_tokens, generation.prompt_tokens)
-            time.sleep(0.1)
-    for piece in generation:
-        if not quiet:
-            typer.echo(piece.text, nl=False)
-        yield piece.text
+@models_cli.callback(invoke_without_command=True)
+def models(context: typer.Context, data: DataFlag = None, as_json: JsonFlag = False) -> None:
+    """List the models that are known by name, and which of them are here."""
+    if context.invoked_subcommand is None:
+        folder = load_settings(data=data).data / "models"
+        (print_models_as_json if as_json else print_models)(folder)
+
+
+@models_cli.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="A name that `parley models` lists.")], data: DataFlag = None
+) -> None:
+    """Download a model, going on where an earlier download was cut off, and check it."""
+    if name not in CATALOG:
+        raise SettingsError(f"models pull: expected one of {', '.join(CATALOG)}, got {name!r}")
+    with progress_bar(f"Downloading {name}", "B") as progress:
+        path = fetch(CATALOG[name], load_settings(data=data).data / "models", progress)
+    typer.echo(path)
 
 
 @cli.command()
-def models(data: DataFlag = None, as_json: JsonFlag = False) -> None:
-    """List the models that are known by name, and which of them are here."""
-    folder = load_settings(data=data).data / "models"
-    rows = [
-        {
-            "name": entry.name,
-            "parameters": entry.n_parameters,
-            "license": entry.license,
-            "bytes": entry.n_bytes,
-            "path": str(folder / entry.file_name) if (folder / entry.file_name).is_file() else None,
-        }
-        for entry in CATALOG.values()
-    ]
-    if as_json:
-        typer.echo(json.dumps(rows))
-        return
-    for row in rows:
-        size = f"{row['parameters']:,} parameters, {row['bytes']:,} bytes, {row['license']}"
-        typer.echo(f"{row['name']}: {size}, {row['path'] or 'not here yet: downloaded when it is used'}")
+def convert(
+    model: Annotated[str, typer.Argument(help="A name of `parley models`, a GGUF file, or a Hugging Face folder.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to write; it must not exist, or be empty.")],
+    data: DataFlag = None,
+    dtype: DTypeFlag = None,
+) -> None:
+    """Write a model as a Hugging Face folder, which transformers and vLLM can load."""
+    settings = load_settings(data=data, model=model, dtype=dtype)
+    checkpoint = fetch_checkpoint(settings)
+    from model.checkpoint.convert import convert as write_folder
+
+    with progress_bar(f"Writing {folder.name}", "tensors") as progress:
+        write_folder(checkpoint, folder, progress, dtype=settings.dtype)
+    typer.echo(folder)
 
 
 def main() -> None:

@@ -1,11 +1,12 @@
 """What the model gets to see: the newest whole turns of a conversation that fit into its context."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
 
 from chat.errors import MessageTooLong
 from model.chat_template import ChatMessage, ChatTemplate
+from model.sampling_params import SamplingParams
 from model.tokenizer import Tokenizer
 from storage.tables import Message
 
@@ -36,6 +37,11 @@ class Context:
 
     token_ids: list[int]
     ledger: Ledger
+    stop: tuple[str, ...]  # what would begin the next turn, for a template without control tokens
+
+    def params(self, params: SamplingParams) -> SamplingParams:
+        """Return the parameters with which the reply to this prompt ends where it should."""
+        return replace(params, stop=params.stop + self.stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,8 @@ class ContextBuilder:
         if len(token_ids) > budget:
             size = turns[-1][-1].tokens
             raise MessageTooLong(size, max(0, budget - (len(token_ids) - size)), "tokens")
-        return Context(token_ids, Ledger(budget=budget, messages=_account(turns, first)))
+        ledger = Ledger(budget=budget, messages=_account(turns, first))
+        return Context(token_ids, ledger, self._chat_template.stop)
 
     def build_alone(self, text: str, *, system_prompt: str | None, max_new_tokens: int) -> Context:
         """Return the prompt for a message with nothing before it; raises MessageTooLong."""

@@ -10,7 +10,7 @@ from chat.turn import Ending, Turn
 from model.engine.engine import Engine
 from model.engine.generation import Generation
 from model.errors import ModelError
-from model.sampling import SamplingParams
+from model.sampling_params import SamplingParams
 from storage.conversations import ConversationStore
 from storage.tables import Channel, Conversation, Message
 
@@ -21,9 +21,17 @@ class DialogueManager:
     """Sends messages to the model on behalf of their owners, and knows which replies are being written."""
 
     def __init__(
-        self, store: ConversationStore, engine: Engine, context_builder: ContextBuilder, *, model_name: str
+        self,
+        store: ConversationStore,
+        engine: Engine,
+        context_builder: ContextBuilder,
+        *,
+        model_name: str,
+        sampling_params: SamplingParams,
     ) -> None:
+        """Chat with one model; `sampling_params` are those that its makers recommend."""
         self.model_name = model_name
+        self.sampling_params = sampling_params
         self._store = store
         self._engine = engine
         self._context_builder = context_builder
@@ -45,8 +53,8 @@ class DialogueManager:
         """Store a message after the conversation's tip and start the reply to it.
 
         Raises BlankMessage, MessageTooLong, ConversationNotFound, ConversationBusy: nothing has been stored then.
-        Whatever goes wrong later (ModelError: the engine is busy or has stopped, the template fails) leaves the
-        message stored and its reply marked as error.
+        Whatever goes wrong later (ModelError: the engine is busy or has stopped, the template fails; ValueError:
+        parameters that do not suit the model) leaves the message stored and its reply marked as error.
         """
         with self._lock:
             conversation = self._store.get(owner_id, conversation_id)
@@ -91,8 +99,8 @@ class DialogueManager:
             context = self._context_builder.build(
                 path, system_prompt=conversation.system_prompt, max_new_tokens=params.max_tokens
             )
-            generation = self._engine.submit(context.token_ids, params, owner=owner_id)
-        except ModelError:
+            generation = self._engine.submit(context.token_ids, context.params(params), owner=owner_id)
+        except (ModelError, ValueError):  # the last for parameters that do not suit this model
             self._store.finish_reply(owner_id, reply.id, content="", status="error", finish_reason="error")
             raise
         turn = Turn(

@@ -6,7 +6,7 @@ from chat.errors import ChatError
 from chat.manager import DialogueManager
 from chat.turn import Snapshot, Turn
 from model.errors import ModelError
-from model.sampling import SamplingParams
+from model.sampling_params import SamplingParams
 from storage.errors import StorageError
 
 
@@ -20,7 +20,7 @@ def run_terminal(manager: DialogueManager, owner_id: str, params: SamplingParams
             if conversation is None:
                 conversation = manager.start(owner_id, channel="terminal", system_prompt=system_prompt)
             turn = manager.send(owner_id, conversation.id, text, params)
-        except (ChatError, ModelError, StorageError) as error:
+        except (ChatError, ModelError, StorageError, ValueError) as error:
             sys.stdout.write(f"{error}\n")
         else:
             _print_reply(turn)

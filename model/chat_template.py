@@ -1,32 +1,49 @@
 """Messages to token ids, by the template that came with the checkpoint.
 
 The template is Jinja from a file that somebody else wrote, and the contents are text that somebody else typed, so
-neither is trusted: the template runs in a sandbox with a deadline, and it never sees the contents. It is rendered
-with placeholders; then its own text is scanned for control tokens, and the contents are encoded as ordinary text.
+neither is trusted: the template runs in a sandbox, and writes a placeholder for each content. Then its own text is
+scanned for control tokens, and the contents are encoded as ordinary text.
 """
 
 import re
-import secrets
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-from jinja2 import TemplateError, pass_context
 from jinja2.exceptions import SecurityError
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from model.errors import CheckpointError
+from model.jinja_sandbox import SandboxedTemplate, charge
 from model.tokenizer import Tokenizer
 
 Role = Literal["system", "user", "assistant"]
 
-RENDER_SECONDS = 1.0
-MAX_RENDERED_CHARS = 1_000_000
+# For models that were never taught to chat: a text that goes on with an answer. Each text they learned from began with
+# bos_token, if they have one (GPT-2 saw <|endoftext|> between any two), so that nothing is taken to come before.
+TRANSCRIPT = r"""
+{{- bos_token }}
+{%- if messages[0].role == 'system' %}
+    {{- messages[0].content | trim }}
+{%- else %}
+    {{- 'The following is a conversation between a user and a helpful, honest assistant.' }}
+{%- endif %}
+{{- '\n' }}
+{%- for message in messages if message.role != 'system' %}
+    {%- set content = message.content | trim %}
+    {{- '\n' ~ message.role | capitalize ~ ':' ~ ('' if content.startswith(' ') else ' ') ~ content }}
+{%- endfor %}
+{{- '\nAssistant:' }}"""
+TRANSCRIPT_STOP = ("\nUser:", "\nAssistant:")
+
+# A placeholder is a number in letters of a script that no template writes in, so that whatever a template does to one
+# shows. It begins with a small letter and ends with a capital: a change of case is something that shows as well.
+_PLACEHOLDER = re.compile("\U00010428([\U00010430-\U00010439]+)\U00010400")
+_TO_LETTERS = {ord(str(digit)): 0x10430 + digit for digit in range(10)}
+_LETTER = re.compile(r"[\U00010400-\U0001044f]|\\ud801")  # the last as JSON escapes them
+
+MAX_QUESTION_CHARS = 200  # a search takes the product of both lengths at worst, and contents may be long
+MAX_OUTER_SPACE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,44 +56,69 @@ class ChatMessage:
 
 
 class ChatTemplate:
-    """Renders messages into the ids that the checkpoint was trained to answer."""
+    """Renders messages into the ids that the checkpoint was trained to answer.
 
-    def __init__(self, source: str, tokenizer: Tokenizer, variables: dict[str, str]) -> None:
-        """Compile the template; `variables` are the names it may use, such as bos_token."""
-        # The last two leave constant expressions to rendering: here no deadline guards them
-        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, optimized=False, finalize=_finalize)
-        environment.globals.update(variables, raise_exception=_raise_exception)
-        try:
-            self._template = environment.from_string(source)
-        except Exception as error:  # not only TemplateError: a stranger's program may end in any
-            raise CheckpointError(f"chat template: expected Jinja, found {_one_line(error)}") from None
+    `source` and `variables` are what it was made from. `stop` are the strings which show that a reply is over, for
+    models that have no token for it.
+    """
+
+    def __init__(
+        self, source: str | None, tokenizer: Tokenizer, variables: Mapping[str, str], *, enable_thinking: bool = False
+    ) -> None:
+        """Compile the template, TRANSCRIPT if there is none; `variables` are names it may use, such as bos_token.
+
+        `enable_thinking` is for models that can think before they answer or answer at once. Raises CheckpointError
+        for a template that cannot even render a question.
+        """
+        self.source, self.variables = source, variables
+        self.stop = TRANSCRIPT_STOP if source is None else ()
+        self._template = SandboxedTemplate(TRANSCRIPT if source is None else source, variables)
         self._tokenizer = tokenizer
-        self._nonce = secrets.token_hex(8)
-        self._placeholder = re.compile(rf"<{self._nonce}:(\d+)>")
-        self._control = re.compile("|".join(map(re.escape, tokenizer.control_tokens)) or r"(?!)")
+        self._enable_thinking = enable_thinking
+        longest_first = sorted(tokenizer.control_tokens, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._render([ChatMessage("user", "Hello.")])
+        self._knows_system = self._writes_system_prompt()
+
+    def with_thinking(self) -> "ChatTemplate":
+        """Return the same template for replies that may begin with thoughts."""
+        return ChatTemplate(self.source, self._tokenizer, self.variables, enable_thinking=True)
 
     def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Return the prompt's ids, ending with the opening of the assistant's turn (the generation prompt).
 
-        Raises CheckpointError when the template fails, takes longer than a second or writes over a million characters.
+        A system prompt goes into the user's first message if the template has no place for one. Contents show the
+        template what they are, but it can only write them as they are or in parts.
+
+        Raises CheckpointError when the template fails, takes more than the sandbox allows or alters a content.
         """
+        if not self._knows_system:
+            messages = _without_system(messages)
         prompt = _Prompt(self._tokenizer)
-        # re.split with a group alternates the template's own text with the numbers of the contents
-        for i, part in enumerate(self._placeholder.split(self._render(messages))):
-            if i % 2:
-                prompt.add_content(messages[int(part)])
+        for part in self._render(messages):
+            if isinstance(part, _Content):
+                prompt.add_content(part)
             else:
                 self._add_template_text(prompt, part)
         return prompt.finish()
 
-    def _render(self, messages: Sequence[ChatMessage]) -> str:
-        stand_ins = [{"role": m.role, "content": f"<{self._nonce}:{i}>"} for i, m in enumerate(messages)]
+    def _render(self, messages: Sequence[ChatMessage]) -> list[str]:
+        """Return what the template writes, its own texts alternating with contents."""
+        contents = _Contents(self._tokenizer)
+        stand_ins = [{"role": m.role, "content": contents.add(m.content, m.token_ids)} for m in messages]
+        variables = {"messages": stand_ins, "tools": None, "documents": None, "add_generation_prompt": True}
+        rendered = self._template.render({**variables, "enable_thinking": self._enable_thinking})
+        parts: list[str] = _PLACEHOLDER.split(rendered)  # with a group: what it found is in between
+        if any(map(_LETTER.search, parts[::2])):
+            raise CheckpointError("chat template: expected it to write contents as they are, found one altered")
+        parts[1::2] = map(contents.find, parts[1::2])
+        return parts
+
+    def _writes_system_prompt(self) -> bool:
         try:
-            with _deadline(RENDER_SECONDS):
-                parts = self._template.generate(messages=stand_ins, add_generation_prompt=True)
-                return "".join(_limited(parts, MAX_RENDERED_CHARS))
-        except (Exception, TemplateTimeout) as error:  # whatever a stranger's program ends in
-            raise CheckpointError(f"chat template: {_one_line(error)}") from error
+            return "Be brief." in self._render([ChatMessage("system", "Be brief."), ChatMessage("user", "Hello.")])
+        except CheckpointError:
+            return False
 
     def _add_template_text(self, prompt: "_Prompt", text: str) -> None:
         end = 0
@@ -87,26 +129,103 @@ class ChatTemplate:
         prompt.add_text(text[end:])
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, with * and ** for small operands only: no deadline can interrupt 'x' * 10**10."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if not (_is_small(left) and _is_small(right)):
-            raise SecurityError(f"{operator} takes small operands only")
-        return super().call_binop(context, operator, left, right)
+def _without_system(messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
+    if not messages or messages[0].role != "system":
+        return messages
+    system, *others = messages
+    if not others or others[0].role != "user":
+        return [ChatMessage("user", system.content), *others]
+    return [ChatMessage("user", f"{system.content}\n\n{others[0].content}"), *others[1:]]
 
 
-@pass_context
-def _finalize(context: Context, value: Any) -> Any:
-    return value
+class _Content(str):
+    """A content in the hands of a template.
+
+    It writes a placeholder, between the text's own outer white space, which a template may strip. Questions it answers
+    with the text that it stands for, and what a template makes of it is a content again: what a user writes can steer
+    a template, as its authors meant it to, and never becomes text of the template.
+    """
+
+    _contents: "_Contents"
+    _text: str
+    _core: str  # what is written in place of the placeholder
+    _token_ids: tuple[int, ...]  # and these in place of that, if there are any
+
+    def __str__(self) -> str:
+        return self
 
 
-def _is_small(operand: object) -> bool:
-    if isinstance(operand, str):
-        return len(operand) < 1000
-    return isinstance(operand, (int, float)) and abs(operand) < 1000
+def _asking_text(method: str) -> Callable[..., Any]:
+    """Return a method of contents that asks the text; texts in its answer become contents."""
+
+    def ask(content: _Content, *arguments: Any) -> Any:
+        arguments = tuple(a._text if isinstance(a, _Content) else a for a in arguments)
+        if sum(len(a) for a in arguments if isinstance(a, str)) > MAX_QUESTION_CHARS:
+            raise SecurityError(f"{method} of a content takes at most {MAX_QUESTION_CHARS} characters")
+        if method == "replace":  # the one that can make more than there was
+            charge(4 * content._text.count(arguments[0]) * len(arguments[1]))
+        answer = getattr(content._text, method)(*arguments)
+        if isinstance(answer, list):
+            return [content._contents.derive(content, text) for text in answer]
+        return content._contents.derive(content, answer) if isinstance(answer, str) else answer
+
+    return ask
+
+
+_QUESTIONS = (
+    "__contains__ __eq__ __getitem__ __hash__ __len__ __ne__ capitalize count endswith find index lower lstrip "
+    "removeprefix removesuffix replace rsplit rstrip split splitlines startswith strip title upper"
+)
+for _method in _QUESTIONS.split():
+    setattr(_Content, _method, _asking_text(_method))
+
+
+class _Contents:
+    """The contents of one prompt, and the parts that the template has made of them, by their placeholders' letters."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[str, _Content] = {}
+
+    def add(self, text: str, token_ids: tuple[int, ...] = ()) -> _Content:
+        letters = str(len(self._known)).translate(_TO_LETTERS)
+        start, end = (0, len(text)) if token_ids else _core_of(text)
+        placeholder = f"\U00010428{letters}\U00010400" if start < end or token_ids else ""
+        content = self._known[letters] = _Content(text[:start] + placeholder + text[end:])
+        content._contents, content._text, content._core, content._token_ids = self, text, text[start:end], token_ids
+        return content
+
+    def derive(self, content: _Content, text: str) -> _Content:
+        """Return what the template has made of a content: of one that the model wrote, its last tokens if possible."""
+        if text == content._text:
+            return content
+        charge(1000 + sys.getsizeof(text))
+        if not (text and content._token_ids):
+            return self.add(text)
+        tail = self._tail(content._token_ids, text) if content._text.endswith(text) else ()
+        if not tail and text.strip() == content._text.strip():
+            return content  # its outer white space is part of what the model wrote
+        return self.add(text, tail)
+
+    def find(self, letters: str) -> _Content:
+        if letters not in self._known:
+            raise CheckpointError("chat template: expected placeholders of contents, found one that it made up")
+        return self._known[letters]
+
+    def _tail(self, token_ids: tuple[int, ...], text: str) -> tuple[int, ...]:
+        """Return the last of the ids, those that spell the text; none if it begins inside of a token."""
+        n_bytes = len(text.encode())
+        for i in reversed(range(len(token_ids))):
+            n_bytes -= len(self._tokenizer.token_bytes(token_ids[i]))
+            if n_bytes <= 0:
+                return token_ids[i:] if n_bytes == 0 else ()
+        return ()
+
+
+def _core_of(text: str) -> tuple[int, int]:
+    """Return where the outer white space of a text ends and begins again."""
+    start = min(len(text) - len(text.lstrip()), MAX_OUTER_SPACE)
+    return start, max(start, len(text.rstrip()), len(text) - MAX_OUTER_SPACE)
 
 
 class _Prompt:
@@ -125,54 +244,12 @@ class _Prompt:
         self._ids += token_ids
         self._text.clear()
 
-    def add_content(self, message: ChatMessage) -> None:
-        if message.token_ids:
-            self.add_ids(message.token_ids)
+    def add_content(self, content: _Content) -> None:
+        if content._token_ids:
+            self.add_ids(content._token_ids)
         else:
-            self.add_text(message.content)
+            self.add_text(content._core)
 
     def finish(self) -> list[int]:
         self.add_ids([])
         return self._ids
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _limited(parts: Iterator[str], max_chars: int) -> Iterator[str]:
-    for part in parts:
-        max_chars -= len(part)
-        if max_chars < 0:
-            raise ValueError(f"it writes more than {MAX_RENDERED_CHARS:,} characters")
-        yield part
-
-
-class TemplateTimeout(BaseException):
-    """No Exception, since filters such as `int` catch some of those."""
-
-
-@contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """Raise TemplateTimeout in whatever Python code this thread runs once the time is over.
-
-    A trace function is the one way to end an endless loop of a template without a process of its own. The time is
-    that of this thread on a processor: a busy machine must not make a harmless template fail.
-    """
-    end = time.thread_time() + seconds
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Callable[..., Any]:
-        if time.thread_time() > end:
-            raise TemplateTimeout(f"it ran longer than {seconds:g} s")
-        return trace
-
-    previous = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(previous)

@@ -1,23 +1,15 @@
 """Text to token ids and back, through a tiktoken.Encoding made from a checkpoint's own vocabulary.
 
-Byte-level BPE only (GPT-2's scheme). tiktoken merges by rank, so a token's id has to be its rank: that is checked
-when a tokenizer is built.
+Byte-level BPE only (GPT-2's scheme).
 """
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import tiktoken
 
 from model.errors import CheckpointError
-
-# How a text is cut before merging, by the name that GGUF files give it (tokenizer.ggml.pre).
-# smollm: each digit alone, the rest as GPT-2 cuts it. The digits go first in the original, so white space in front
-# of one counts as the end of a text; that is the [^\s\p{N}] in the look-ahead. The \s{256} changes nothing but the
-# number of steps: tiktoken's engine notes each one that it may take back, and panics at a million.
-PATTERNS = {
-    "smollm": r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|(?:\s{256}(?=\s\s))*+\s+(?![^\s\p{N}])|\s+",
-}
+from model.vocabulary import TokenKind, Vocabulary, shown
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -28,49 +20,56 @@ def byte_alphabet() -> dict[str, int]:
 
 
 class Tokenizer:
-    """Encodes ordinary text only: nothing a user types can become a control token.
+    """Encodes ordinary text only: nothing a user types can become a token of another kind.
 
     Characters that the vocabulary has no bytes for (SmolLM2: six control characters and the unassigned planes
     4 to 11) are encoded as U+FFFD.
+
+    Raises CheckpointError for a vocabulary that is not in GPT-2's byte alphabet, or that tiktoken would merge otherwise
+    than the checkpoint says.
     """
 
-    def __init__(self, pattern: str, ranks: dict[bytes, int], control_tokens: dict[str, int]) -> None:
-        self.control_tokens = control_tokens
-        self.n_vocab = len(ranks) + len(control_tokens)
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.n_vocab = len(vocabulary.tokens)
+        # Those that a chat template's own text may contain
+        self.control_tokens = vocabulary.ids(TokenKind.CONTROL, TokenKind.USER_DEFINED)
+        bytes_of = {token: _to_bytes(token) for token in vocabulary.ids(TokenKind.ORDINARY)}
+        ranks = {bytes_of[token]: token_id for token, token_id in vocabulary.mergeable_ids().items()}
         self._known_bytes = b"".join(token for token in ranks if len(token) == 1)
-        self._bytes_of = {token_id: token for token, token_id in ranks.items()}
+        if not self._can_spell("\ufffd"):
+            raise CheckpointError("tokens: expected one for each byte of U+FFFD, found none for some")
+        self._bytes_of = [bytes_of.get(token, b"") for token in vocabulary.tokens]
+        for token, token_id in vocabulary.ids(TokenKind.USER_DEFINED).items():
+            self._bytes_of[token_id] = token.encode()
         self._encoding = tiktoken.Encoding(
-            "checkpoint", pat_str=pattern, mergeable_ranks=ranks, special_tokens=control_tokens
+            "checkpoint",
+            pat_str=vocabulary.pre_tokenizer.tiktoken_pattern,
+            mergeable_ranks=ranks,
+            special_tokens={},  # tiktoken need not know them
         )
 
     @classmethod
     def from_bpe(
         cls, pre: str, tokens: Sequence[str], merges: Sequence[str], control_ids: frozenset[int]
     ) -> "Tokenizer":
-        """Build a tokenizer from GPT-2's format: tokens by id in the byte alphabet, merges as "left right".
-
-        Raises CheckpointError for an unknown pre-tokenizer or a vocabulary that merges in another order.
-        """
-        if pre not in PATTERNS:
-            raise CheckpointError(f"pre-tokenizer: expected one of {', '.join(PATTERNS)}, found {pre!r}")
-        control = {token: i for i, token in enumerate(tokens) if i in control_ids}
-        ranks = {_to_bytes(token): i for i, token in enumerate(tokens) if i not in control_ids}
-        _check_merges(tokens, merges, control_ids)
-        if len(ranks) + len(control) != len(tokens):
-            raise CheckpointError(f"vocabulary: expected {len(tokens):,} different tokens, found repeated ones")
-        return cls(PATTERNS[pre], ranks, control)
+        """Build a tokenizer from the lists of a GGUF file whose tokens are ordinary or control tokens."""
+        kinds = [TokenKind.CONTROL if i in control_ids else TokenKind.ORDINARY for i in range(len(tokens))]
+        return cls(Vocabulary.from_gguf(pre, tokens, kinds, merges))
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text; control tokens written in it are encoded as the characters they are."""
-        return self._encoding.encode_ordinary(self.representable(text))
+        """Return the ids of a text; other tokens written in it are encoded as the characters they are."""
+        pre_tokenizer = self.vocabulary.pre_tokenizer
+        text = self.representable(pre_tokenizer.normalize(text))
+        return [token_id for piece in pre_tokenizer.cut(text) for token_id in self._encoding.encode_ordinary(piece)]
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of the ids; control tokens have none, broken UTF-8 becomes U+FFFD."""
         return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes that a token stands for: none for a control token."""
-        return self._bytes_of.get(token_id, b"")
+        """Return the bytes that a token stands for: none for a control token, or an id that is no token."""
+        return self._bytes_of[token_id] if 0 <= token_id < self.n_vocab else b""
 
     def representable(self, text: str) -> str:
         """Return the text with each character that the vocabulary cannot spell replaced by U+FFFD."""
@@ -85,32 +84,14 @@ class Tokenizer:
             return False
 
 
-def _check_merges(tokens: Sequence[str], merges: Sequence[str], control_ids: frozenset[int]) -> None:
-    """Raise unless the merges, in their order, make tokens of rising ids, and every token of several bytes."""
-    ids = {token: i for i, token in enumerate(tokens)}
-    last = -1
-    for n, merge in enumerate(merges):
-        merged = merge.replace(" ", "", 1)
-        token_id = ids.get(merged, -1)
-        if token_id <= last:
-            raise CheckpointError(
-                f"merge {n} makes {merged!r}: expected a token with an id above {last}, found {token_id}"
-            )
-        last = token_id
-    made = {merge.replace(" ", "", 1) for merge in merges}
-    for i, token in enumerate(tokens):
-        if len(token) > 1 and token not in made and i not in control_ids:
-            raise CheckpointError(f"token {i} {token!r}: expected a merge that makes it, found none")
-
-
 _ALPHABET = byte_alphabet()
 
 
 def _to_bytes(token: str) -> bytes:
     try:
-        return bytes(_ALPHABET[char] for char in token)
+        return bytes(map(_ALPHABET.__getitem__, token))
     except KeyError as error:
-        raise CheckpointError(f"token {token!r}: expected GPT-2's byte alphabet, found {error}") from None
+        raise CheckpointError(f"token {shown(token)}: expected GPT-2's byte alphabet, found {error}") from None
 
 
 class StreamingDetokenizer:

@@ -16,14 +16,15 @@ import pytest
 from chat.context import ContextBuilder
 from chat.manager import DialogueManager
 from model.checkpoint.catalog import DEFAULT_MODEL, resolve
-from model.checkpoint.gguf import Checkpoint, load_model, open_checkpoint
+from model.checkpoint.checkpoint import Checkpoint, load_model
+from model.checkpoint.open import open_checkpoint
 from model.engine.engine import Engine
 from model.engine.generation import FinishReason, Generation, Piece, Usage
 from model.engine.runner import TorchRunner
 from model.engine.sequence import Limits
 from model.errors import ModelError
 from model.gpt import GPT
-from model.sampling import SamplingParams
+from model.sampling_params import SamplingParams
 from model.tokenizer import byte_alphabet
 from storage.conversations import ConversationStore
 from storage.database import Database
@@ -125,7 +126,7 @@ def engine() -> ScriptedEngine:
 @pytest.fixture
 def manager(store: ConversationStore, engine: ScriptedEngine, tiny_checkpoint: Checkpoint) -> Iterator[DialogueManager]:
     builder = ContextBuilder(tiny_checkpoint.chat_template, tiny_checkpoint.tokenizer, tiny_checkpoint.config.n_ctx)
-    manager = DialogueManager(store, cast(Engine, engine), builder, model_name="tiny")
+    manager = DialogueManager(store, cast(Engine, engine), builder, model_name="tiny", sampling_params=SamplingParams())
     yield manager
     manager.close()
 
@@ -148,7 +149,7 @@ def tiny_model(tiny_checkpoint: Checkpoint) -> GPT:
 @pytest.fixture
 def tiny_engine(tiny_checkpoint: Checkpoint, tiny_model: GPT) -> Iterator[Engine]:
     limits = Limits(tiny_checkpoint.config.n_ctx, tiny_checkpoint.end_ids, n_cached=10_000)
-    engine = Engine(TorchRunner(tiny_model), tiny_checkpoint.tokenizer, limits)
+    engine = Engine(TorchRunner(tiny_model, 256), tiny_checkpoint.tokenizer, limits)
     yield engine
     engine.close()
 
@@ -156,7 +157,7 @@ def tiny_engine(tiny_checkpoint: Checkpoint, tiny_model: GPT) -> Iterator[Engine
 @pytest.fixture(scope="session")
 def default_path() -> Path:
     """The default weights, in the user's data folder as for `make run`: 98 MB are fetched only once."""
-    from app import load_settings
+    from chat.settings import load_settings
 
     return resolve(DEFAULT_MODEL, load_settings().data / "models", lambda done, total: None)
 

@@ -246,6 +246,13 @@ def test_models_lists_what_is_known_by_name(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+def test_models_tells_where_the_others_come_from(tmp_path: Path) -> None:
+    rows = {row["name"]: row for row in json.loads(run("models", "--json", cwd=tmp_path).stdout)}
+    assert rows.keys() == CATALOG.keys()
+    assert rows["gpt2"]["source"].startswith("https://huggingface.co/")
+    assert rows["gpt2"]["path"] is None
+
+
 @pytest.mark.parametrize(
     ("flags", "variables", "expected"),
     [([], {}, "from_file"), ([], {"PARLEY_DATA": "var"}, "var"), (["--data", "flag"], {"PARLEY_DATA": "var"}, "flag")],
@@ -256,8 +263,9 @@ def test_flags_win_over_variables_and_these_over_the_env_file(
     file = Path(expected, "models", CATALOG[DEFAULT_MODEL].file_name)
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).touch()
+    os.truncate(tmp_path / file, CATALOG[DEFAULT_MODEL].n_bytes)  # a file of the right length; nothing is read of it
     (tmp_path / ".env").write_text("PARLEY_DATA=from_file\nOTHER=1\n")
     command = [*APP, "models", "--json", *flags]
     others = {name: value for name, value in environment().items() if name != "PARLEY_DATA"}
-    [row] = json.loads(subprocess.check_output(command, cwd=tmp_path, env={**others, **variables}))
+    row, *_ = json.loads(subprocess.check_output(command, cwd=tmp_path, env={**others, **variables}))
     assert (row["name"], row["path"]) == (DEFAULT_MODEL, str(file))

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, write_tiny_gguf
 from filelock import FileLock
 
-from model.checkpoint.catalog import DEFAULT_MODEL
+from model.checkpoint.catalog import CATALOG
 from storage.database import Database
 
 APP = [sys.executable, str(ROOT / "app.py")]
@@ -70,7 +70,7 @@ def weights(default_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     (folder / "empty.gguf").touch()
     (folder / "page.html").write_text("<!doctype html>")
     (folder / "folder").mkdir()
-    write_tiny_gguf(folder / "qwen2.gguf", general_architecture="qwen2")
+    write_tiny_gguf(folder / "gemma.gguf", general_architecture="gemma")
     return folder
 
 
@@ -82,7 +82,10 @@ def weights(default_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ("empty.gguf", "the magic number of a GGUF file needs bytes 0 to 4, the file ends at 0"),
         ("page.html", "the first bytes of a GGUF file: expected b'GGUF', found b'<!do'"),
         ("folder", "the path: expected a GGUF file, found a folder or device"),
-        ("qwen2.gguf", "general.architecture: expected 'llama', found 'qwen2'"),
+        (
+            "gemma.gguf",
+            "key general.architecture: expected one of gpt2, llama, qwen2, qwen3, smollm3, found 'gemma'",
+        ),
     ],
 )
 def test_file_that_is_no_model_is_refused(refusal: Refusal, weights: Path, name: str, reason: str) -> None:
@@ -90,7 +93,7 @@ def test_file_that_is_no_model_is_refused(refusal: Refusal, weights: Path, name:
 
 
 def test_model_that_does_not_exist_is_refused(refusal: Refusal) -> None:
-    expected = f"expected a path, or one of the names {DEFAULT_MODEL}; found neither"
+    expected = f"expected a path, or one of the names {', '.join(CATALOG)}; found neither"
     assert refusal("complete", "hi", "--model", "none.gguf") == f"'none.gguf': {expected}"
 
 
@@ -241,6 +244,18 @@ def test_host_that_others_reach_is_refused(refusal: Refusal, host: str) -> None:
         ("complete hi --temperature -1", "--temperature must be between 0 and 100, got -1.0"),
         ("complete hi --temperature nan", "--temperature must be between 0 and 100, got nan"),
         ("complete hi --seed -1", "--seed must be a whole number between 0 and 2**63 - 1, got -1"),
+        ("complete hi --param top_k", "--param top_k: expected JSON after the sign =, got ''"),
+        ("complete hi --param parrot=1", "--param: expected NAME=JSON with one of temperature, top_k,"),
+        ("complete hi --param top_k=-1", "--param top_k must be a whole number, 0 or more, got -1"),
+        ("complete hi --param stop=[1]", "--param stop must be a tuple of strings that are not empty, got (1,)"),
+        ("complete hi --param min_tokens=9 --max-tokens 8", "--param min_tokens must be at most max_tokens, got 9"),
+        ('complete hi --param response_format={"kind":"xml"}', "--param response_format.kind must be one of json_"),
+        ('complete hi --param response_format={"king":1}', "--param response_format: "),
+        ("complete hi --param logit_bias=[[[]]]", "--param logit_bias must be pairs of a token id"),
+        ("chat --dtype int8", "--dtype or PARLEY_DTYPE: Input should be 'float32', 'bfloat16' or 'float16', got"),
+        ("chat --kv-memory 0", "--kv-memory or PARLEY_KV_MEMORY: Input should be greater than or equal to 1, got 0"),
+        ("models pull parrot", "models pull: expected one of smollm2-135m-instruct,"),
+        ("convert none.gguf x", "'none.gguf': expected a path, or one of the names"),
         ("complete hi --raw --system x", "--system cannot be combined with --raw: a raw text has no system prompt."),
         ("chat --threads 0", "--threads or PARLEY_THREADS: Input should be greater than or equal to 1, got 0"),
         ("serve --port 65536", "--port or PARLEY_PORT: Input should be less than or equal to 65535, got 65536"),

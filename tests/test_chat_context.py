@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from chat.context import ContextBuilder
 from chat.errors import MessageTooLong
-from model.checkpoint.gguf import Checkpoint
+from model.checkpoint.checkpoint import Checkpoint
 from storage.tables import Message, Role
 
 N_CTX = 200

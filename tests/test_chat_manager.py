@@ -9,7 +9,7 @@ from conftest import ScriptedEngine
 from chat.errors import BlankMessage, MessageTooLong
 from chat.manager import DialogueManager, make_title
 from model.errors import EngineBusy, EngineStopped
-from model.sampling import SamplingParams
+from model.sampling_params import SamplingParams
 from storage.conversations import ConversationStore
 from storage.errors import ConversationBusy, ConversationNotFound
 from storage.tables import Message

@@ -5,7 +5,7 @@ from conftest import ScriptedEngine
 
 from chat.turn import Ending, Turn
 from model.engine.generation import Generation
-from model.sampling import SamplingParams
+from model.sampling_params import SamplingParams
 from storage.errors import StorageError
 
 

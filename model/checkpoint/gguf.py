@@ -1,192 +1,116 @@
 """Checkpoints in GGUF files: what the network looks like, its tokenizer, its chat template, its weights.
 
 Opening reads the header alone and needs no torch, so that a wrong file is refused at once; the weights follow in
-`load_model`. Format: the GGUF specification of the ggml project; tensor names and keys: llama.cpp.
+`load_model`. Format: the GGUF specification of the ggml project; keys: llama.cpp.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-from gguf import dequantize
+from typing import Any
 
 from model.chat_template import ChatTemplate
-from model.checkpoint.gguf_header import GGUFHeader, TensorInfo, read_gguf_header
+from model.checkpoint.checkpoint import Checkpoint
+from model.checkpoint.gguf_config import read_architecture, read_config
+from model.checkpoint.gguf_header import GGUFHeader
+from model.checkpoint.gguf_parts import read_gguf_parts
+from model.checkpoint.gguf_tensors import GGUFWeights, check_tensors
 from model.config import GPTConfig
 from model.errors import CheckpointError
+from model.sampling_params import SamplingParams
 from model.tokenizer import Tokenizer
+from model.vocabulary import Vocabulary
 
-if TYPE_CHECKING:
-    from model.gpt import GPT
-
-ARCHITECTURE = "llama"
-NORMAL_TOKEN = 1  # tokenizer.ggml.token_type: every other type is a control token
-END_TOKENS = ("<|endoftext|>", "<|im_end|>")
+END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "</s>")
+PREPENDING_BOS = frozenset({"llama3", "llama-v3", "llama-bpe", "tekken"})  # pre-tokenizers, where the file is silent
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Everything about a model but its weights."""
+def open_gguf(path: Path) -> Checkpoint:
+    """Read and check a GGUF file, or all parts of a split one, up to the weights.
 
-    path: Path
-    config: GPTConfig
-    tokenizer: Tokenizer
-    chat_template: ChatTemplate
-    end_ids: frozenset[int]  # tokens that end a reply
-    tensors: dict[str, TensorInfo]
-
-
-def open_checkpoint(path: Path) -> Checkpoint:
-    """Read and check a GGUF file up to its weights.
-
-    Raises CheckpointError: not GGUF, cut short, another architecture, a tensor missing or of another shape, a
-    tokenizer that is not byte-level BPE.
+    Raises CheckpointError: not GGUF, cut short, another architecture, a key that asks for what GPT does not do, a
+    tensor missing or of another shape, a tokenizer that is not byte-level BPE.
     """
-    header = read_gguf_header(path)
-    try:
-        config = _read_config(header)
-        _check_tensors(header, config)
-        tokenizer = _read_tokenizer(header, config)
-        chat_template = _read_chat_template(header, tokenizer)
-    except (CheckpointError, ValueError) as error:
-        text = str(error)
-        raise CheckpointError(text if str(path) in text else f"{path}: {text}") from None
+    header = read_gguf_parts(path)
+    architecture = read_architecture(header)
+    config = read_config(header, architecture)
+    check_tensors(header, config)
+    special_ids = _read_special_ids(header, config)
+    tokenizer = _read_tokenizer(header, config)
     return Checkpoint(
         path=path,
         config=config,
         tokenizer=tokenizer,
-        chat_template=chat_template,
-        end_ids=_read_end_ids(header, tokenizer),
-        tensors=header.tensors,
+        chat_template=_read_chat_template(header, tokenizer, special_ids),
+        bos_id=_read_bos_id(header, special_ids),
+        end_ids=_end_ids(tokenizer, special_ids),
+        sampling_params=_read_sampling_params(header),
+        weights=GGUFWeights(header, config, pairs_side_by_side=architecture.pairs_side_by_side),
     )
 
 
-def load_model(checkpoint: Checkpoint, progress: Callable[[int, int], None] = lambda done, total: None) -> "GPT":
-    """Build the network and fill it with the checkpoint's weights, dequantized to fp32.
-
-    Calls `progress` with the number of tensors done and of all.
-
-    Raises CheckpointError when a weight is not a finite number, or of a type that cannot be read.
-    """
-    import torch
-
-    from model.gpt import GPT
-
-    names = {gguf_name: name for gguf_name, name, _ in _parameters(checkpoint.config)}
-    weights = {}
-    for n_done, info in enumerate(checkpoint.tensors.values(), 1):
-        weights[names[info.name]] = torch.from_numpy(_read_tensor(checkpoint.path, info))
-        progress(n_done, len(checkpoint.tensors))
-    if checkpoint.config.tied_head:
-        weights["lm_head.weight"] = weights["wte.weight"]
-    with torch.device("meta"):
-        model = GPT(checkpoint.config)
-    model.load_state_dict(weights, assign=True)
-    if checkpoint.config.tied_head:
-        model.lm_head.weight = model.wte.weight  # assigned, it has become a parameter of its own
-    return model.requires_grad_(False).eval()
-
-
-def _read_tensor(path: Path, info: TensorInfo) -> np.ndarray:
-    raw = np.memmap(path, np.uint8, mode="r", offset=info.offset, shape=(info.n_bytes,))
-    rows = raw.reshape(*info.shape[:-1], -1)  # the quantized types work on whole rows of bytes
+@contextmanager
+def _naming(header: GGUFHeader) -> Iterator[None]:
+    """Put the file's path before the text of an error that does not know it."""
     try:
-        weights = dequantize(rows, info.type)
-    except NotImplementedError:
-        raise CheckpointError(f"{path}: tensor {info.name}: expected weights, found type {info.type.name}") from None
-    if not np.isfinite(weights).all():
-        raise CheckpointError(f"{path}: tensor {info.name}: expected finite numbers, found NaN or Inf")
-    return np.require(weights, np.float32, ["C", "W"]).reshape(info.shape)
+        yield
+    except (CheckpointError, ValueError) as error:
+        raise CheckpointError(f"{header.path}: {error}") from None
 
 
-def _read_config(header: GGUFHeader) -> GPTConfig:
-    architecture = header.text("general.architecture")
-    if architecture != ARCHITECTURE:
-        raise CheckpointError(f"general.architecture: expected {ARCHITECTURE!r}, found {architecture!r}")
-    embedding = header.tensors.get("token_embd.weight")
-    if embedding is None:
-        raise CheckpointError("tensor token_embd.weight: expected in the file, found nothing")
-    n_head = header.integer("llama.attention.head_count")
-    config = GPTConfig(
-        vocab_size=embedding.shape[0],
-        n_ctx=header.integer("llama.context_length"),
-        n_layer=header.integer("llama.block_count"),
-        n_head=n_head,
-        n_kv_head=header.integer("llama.attention.head_count_kv", n_head),
-        n_embd=header.integer("llama.embedding_length"),
-        n_inner=header.integer("llama.feed_forward_length"),
-        rope_base=header.number("llama.rope.freq_base", 10_000.0),
-        norm_eps=header.number("llama.attention.layer_norm_rms_epsilon"),
-        tied_head="output.weight" not in header.tensors,
-    )
-    n_rotated = header.integer("llama.rope.dimension_count", config.head_dim)
-    if n_rotated != config.head_dim:
-        raise CheckpointError(f"llama.rope.dimension_count: expected {config.head_dim}, found {n_rotated}")
-    return config
-
-
-def _parameters(config: GPTConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Yield each tensor's name in the file, its name in GPT and its shape."""
-    n_embd, n_inner, n_kv = config.n_embd, config.n_inner, config.n_kv_head * config.head_dim
-    yield "token_embd.weight", "wte.weight", (config.vocab_size, n_embd)
-    for i in range(config.n_layer):
-        yield f"blk.{i}.attn_norm.weight", f"h.{i}.ln_1.weight", (n_embd,)
-        yield f"blk.{i}.attn_q.weight", f"h.{i}.attn.c_q.weight", (n_embd, n_embd)
-        yield f"blk.{i}.attn_k.weight", f"h.{i}.attn.c_k.weight", (n_kv, n_embd)
-        yield f"blk.{i}.attn_v.weight", f"h.{i}.attn.c_v.weight", (n_kv, n_embd)
-        yield f"blk.{i}.attn_output.weight", f"h.{i}.attn.c_proj.weight", (n_embd, n_embd)
-        yield f"blk.{i}.ffn_norm.weight", f"h.{i}.ln_2.weight", (n_embd,)
-        yield f"blk.{i}.ffn_gate.weight", f"h.{i}.mlp.c_gate.weight", (n_inner, n_embd)
-        yield f"blk.{i}.ffn_up.weight", f"h.{i}.mlp.c_up.weight", (n_inner, n_embd)
-        yield f"blk.{i}.ffn_down.weight", f"h.{i}.mlp.c_proj.weight", (n_embd, n_inner)
-    yield "output_norm.weight", "ln_f.weight", (n_embd,)
-    if not config.tied_head:
-        yield "output.weight", "lm_head.weight", (config.vocab_size, n_embd)
-
-
-def _check_tensors(header: GGUFHeader, config: GPTConfig) -> None:
-    expected = set()
-    for name, _, shape in _parameters(config):  # not a dict at once: block_count may be billions
-        expected.add(name)
-        found = header.tensors.get(name)
-        if found is None:
-            raise CheckpointError(f"tensor {name}: expected shape {shape}, found no such tensor")
-        if found.shape != shape:
-            raise CheckpointError(f"tensor {name}: expected shape {shape}, found {found.shape}")
-    unknown = next((name for name in header.tensors if name not in expected), None)
-    if unknown is not None:
-        raise CheckpointError(f"tensor {unknown}: expected none of this name in a {ARCHITECTURE} model")
+def _read_special_ids(header: GGUFHeader, config: GPTConfig) -> dict[str, int]:
+    """Return those of the tokens bos, eos, eot and eom that the file names."""
+    special_ids = {}
+    for name in ("bos", "eos", "eot", "eom"):
+        key = f"tokenizer.ggml.{name}_token_id"
+        if key in header.metadata:
+            special_ids[name] = header.integer(key)
+            if not 0 <= special_ids[name] < config.vocab_size:
+                raise header.refusal(f"key {key}", f"a token below {config.vocab_size:,}", f"{special_ids[name]:,}")
+    return special_ids
 
 
 def _read_tokenizer(header: GGUFHeader, config: GPTConfig) -> Tokenizer:
     kind = header.text("tokenizer.ggml.model")
     if kind != "gpt2":
-        raise CheckpointError(f"tokenizer.ggml.model: expected 'gpt2' (byte-level BPE), found {kind!r}")
+        raise header.refusal("key tokenizer.ggml.model", "'gpt2' (byte-level BPE)", repr(kind))
     tokens = header.strings("tokenizer.ggml.tokens")
-    types = header.integers("tokenizer.ggml.token_type")
-    if not len(tokens) == len(types) == config.vocab_size:
-        raise CheckpointError(
-            f"tokenizer: expected {config.vocab_size:,} tokens as in token_embd.weight, "
-            f"found {len(tokens):,} with {len(types):,} types"
-        )
-    control = frozenset(i for i, kind in enumerate(types) if kind != NORMAL_TOKEN)
-    pre = header.text("tokenizer.ggml.pre")
-    return Tokenizer.from_bpe(pre, tokens, header.strings("tokenizer.ggml.merges"), control)
+    if len(tokens) != config.vocab_size:
+        expected = f"{config.vocab_size:,} tokens as in token_embd.weight"
+        raise header.refusal("key tokenizer.ggml.tokens", expected, f"{len(tokens):,}")
+    pre, types = header.text("tokenizer.ggml.pre"), header.integers("tokenizer.ggml.token_type")
+    merges = header.strings("tokenizer.ggml.merges")
+    with _naming(header):
+        return Tokenizer(Vocabulary.from_gguf(pre, tokens, types, merges))
 
 
-def _read_chat_template(header: GGUFHeader, tokenizer: Tokenizer) -> ChatTemplate:
-    tokens = header.strings("tokenizer.ggml.tokens")
-    variables = {}
-    for name in ("bos", "eos"):
-        token_id = header.integer(f"tokenizer.ggml.{name}_token_id")
-        if not 0 <= token_id < len(tokens):
-            raise CheckpointError(f"tokenizer.ggml.{name}_token_id: expected a token, found {token_id}")
-        variables[f"{name}_token"] = tokens[token_id]
-    return ChatTemplate(header.text("tokenizer.chat_template"), tokenizer, variables)
+def _read_chat_template(header: GGUFHeader, tokenizer: Tokenizer, special_ids: dict[str, int]) -> ChatTemplate:
+    tokens = tokenizer.vocabulary.tokens
+    variables = {f"{name}_token": tokens[special_ids[name]] for name in ("bos", "eos") if name in special_ids}
+    source = header.text("tokenizer.chat_template") if "tokenizer.chat_template" in header.metadata else None
+    with _naming(header):
+        return ChatTemplate(source, tokenizer, variables)
 
 
-def _read_end_ids(header: GGUFHeader, tokenizer: Tokenizer) -> frozenset[int]:
-    named = {tokenizer.control_tokens[token] for token in END_TOKENS if token in tokenizer.control_tokens}
-    return frozenset(named | {header.integer("tokenizer.ggml.eos_token_id")})
+def _read_bos_id(header: GGUFHeader, special_ids: dict[str, int]) -> int | None:
+    prepends = header.flag("tokenizer.ggml.add_bos_token", header.text("tokenizer.ggml.pre") in PREPENDING_BOS)
+    return special_ids.get("bos") if prepends else None
+
+
+def _end_ids(tokenizer: Tokenizer, special_ids: dict[str, int]) -> frozenset[int]:
+    named = {special_ids[name] for name in ("eos", "eot", "eom") if name in special_ids}
+    return frozenset(named | {tokenizer.control_tokens[t] for t in END_TOKENS if t in tokenizer.control_tokens})
+
+
+def _read_sampling_params(header: GGUFHeader) -> SamplingParams:
+    """Return what the makers recommend; where they do not, the defaults."""
+    keys = {"temperature": "temp", "top_p": "top_p", "min_p": "min_p", "repetition_penalty": "penalty_repeat"}
+    given: dict[str, Any] = {
+        name: round(header.number(f"general.sampling.{key}"), 6)  # 0.6 is 0.60000002 in fp32
+        for name, key in keys.items()
+        if f"general.sampling.{key}" in header.metadata
+    }
+    if "general.sampling.top_k" in header.metadata:
+        given["top_k"] = header.integer("general.sampling.top_k")
+    with _naming(header):
+        return SamplingParams(**given)

@@ -35,6 +35,7 @@ T = TypeVar("T")
 class TensorInfo:
     """Where one tensor lies in the file, and in what encoding."""
 
+    path: Path  # the file, of several that a model may be split over
     name: str
     shape: tuple[int, ...]  # PyTorch's order: the file's dimensions reversed
     type: GGMLQuantizationType
@@ -75,6 +76,14 @@ class GGUFHeader:
         """The array of integers at `key`."""
         return self._array(key, int, default)
 
+    def flag(self, key: str, default: bool | None = None) -> bool:
+        """The bool at `key`."""
+        return self._scalar(key, bool, default)
+
+    def refusal(self, what: str, expected: str, found: str) -> CheckpointError:
+        """The error for a thing in this file that is not as expected."""
+        return _refusal(self.path, what, expected, found)
+
     def _scalar(self, key: str, kind: type[T], default: T | None) -> T:
         value = self.metadata.get(key, default)
         if type(value) is kind:  # not isinstance(): True is an int
@@ -92,7 +101,7 @@ class GGUFHeader:
         found = "nothing" if value is None else type(value).__name__
         if isinstance(value, list):
             found = f"array of {type(value[0]).__name__}" if value else "empty array"
-        return _refusal(self.path, f"key {key}", expected, found)
+        return self.refusal(f"key {key}", expected, found)
 
 
 def read_gguf_header(path: Path) -> GGUFHeader:
@@ -169,7 +178,7 @@ class _Reader:
         name = self.string(what)
         # Names go into error texts and logs, where a line break or a terminal's control code must not
         if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
-            raise self.refusal(what, f"1 to {MAX_NAME} printable characters", f"{name[:MAX_NAME]!a}")
+            raise self.refusal(what, f"1 to {MAX_NAME} printable characters", f"{name[:64]!a}")
         return name
 
     def value(self, what: str) -> Value:
@@ -215,7 +224,7 @@ class _Reader:
             raise self.refusal(what, f"rows in {tensor_type.name} blocks of {block_size}", f"{dims[0]:,} columns")
         # In Python's integers, which do not wrap around, whatever the dimensions
         n_bytes = math.prod(dims) // block_size * block_bytes
-        return TensorInfo(name, tuple(reversed(dims)), tensor_type, offset, n_bytes)
+        return TensorInfo(self.path, name, tuple(reversed(dims)), tensor_type, offset, n_bytes)
 
 
 def _parse(reader: _Reader) -> GGUFHeader:
@@ -249,20 +258,19 @@ def _check_magic_and_version(reader: _Reader) -> None:
 
 
 def _placed(reader: _Reader, header: GGUFHeader) -> dict[str, TensorInfo]:
-    """The tensors with offsets from the start of the file, when none overlaps or ends beyond it."""
+    """The tensors with offsets from the start of the file, when they lie there one right after another to its end."""
     alignment = header.integer("general.alignment", DEFAULT_ALIGNMENT)
     if not 1 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
         raise reader.refusal("key general.alignment", f"a power of two up to {MAX_ALIGNMENT:,}", f"{alignment:,}")
-    start = -(-reader.position // alignment) * alignment
-    tensors = {name: replace(tensor, offset=start + tensor.offset) for name, tensor in header.tensors.items()}
-    end = start
-    for tensor in sorted(tensors.values(), key=lambda tensor: tensor.offset):
-        what = f"tensor {tensor.name}"
-        if tensor.offset % alignment:
-            raise reader.refusal(what, f"an offset in steps of {alignment:,}", f"{tensor.offset:,}")
-        if tensor.offset < end:
-            raise reader.refusal(what, f"an offset from {end:,} on", f"{tensor.offset:,}, inside another tensor")
-        end = tensor.offset + tensor.n_bytes
-        if end > reader.size:
-            raise reader.beyond_end(what, tensor.offset, end)
+    start = end = -(-reader.position // alignment) * alignment
+    tensors: dict[str, TensorInfo] = {}
+    for name, tensor in header.tensors.items():
+        if start + tensor.offset != end:
+            raise reader.refusal(f"tensor {name}", f"it from byte {end:,} on", f"byte {start + tensor.offset:,}")
+        if end + tensor.n_bytes > reader.size:
+            raise reader.beyond_end(f"tensor {name}", end, end + tensor.n_bytes)
+        tensors[name] = replace(tensor, offset=end)
+        end += -(-tensor.n_bytes // alignment) * alignment
+    if tensors and reader.size > end:
+        raise reader.refusal("the end of the last tensor", f"the file's, {reader.size:,}", f"{end:,}")
     return tensors

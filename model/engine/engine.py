@@ -8,6 +8,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence as Tokens
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +17,11 @@ from model.engine.generation import FinishReason, Generation
 from model.engine.sequence import Limits, Sequence
 from model.engine.slot import Slot
 from model.errors import EngineBusy, EngineStopped, PromptTooLong
-from model.sampling import SamplingParams
+from model.sampling_params import SamplingParams
 from model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from model.constraint import ConstraintCompiler
     from model.engine.runner import TorchRunner
 
 logger = logging.getLogger(__name__)
@@ -53,10 +55,15 @@ class Engine:
     def submit(self, token_ids: Tokens[int], params: SamplingParams, *, owner: str) -> Generation:
         """Queue a prompt.
 
-        Raises ValueError for an empty prompt or an unknown token id, PromptTooLong, EngineBusy, EngineStopped.
+        Raises ValueError for an empty prompt, an unknown token id in it or in the parameters, or a response_format
+        that cannot be followed; PromptTooLong, EngineBusy, EngineStopped.
         """
         self._check_prompt(token_ids)
-        sequence = Sequence(token_ids, params, owner, tokenizer=self._tokenizer, limits=self._limits)
+        params.check_token_ids(self._tokenizer.n_vocab)
+        constraint = self._constraints.compile(params.response_format) if params.response_format else None
+        sequence = Sequence(
+            token_ids, params, owner, tokenizer=self._tokenizer, limits=self._limits, constraint=constraint
+        )
         with self._changed:
             if not self.healthy:
                 raise EngineStopped(self._failure or "The engine has been closed.")
@@ -72,6 +79,12 @@ class Engine:
             self._closed = True
             self._changed.notify()
         self._worker.join()
+
+    @cached_property
+    def _constraints(self) -> "ConstraintCompiler":
+        from model.constraint import ConstraintCompiler  # on first use: it loads a Rust library
+
+        return ConstraintCompiler(self._tokenizer, self._limits.end_ids)
 
     def _check_prompt(self, token_ids: Tokens[int]) -> None:
         if not token_ids:

@@ -10,11 +10,21 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely the model found a token, before anything was done to its logits: natural logarithms."""
+
+    token_id: int
+    logprob: float
+    most_likely: tuple[tuple[int, float], ...]  # ids and logprobs of as many as asked for, the likeliest first
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """Some text of the reply, and the tokens it took; never half a character, never part of a stop string."""
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()  # one for each token, if they were asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,87 @@
+"""The flags that several commands share, and what those about sampling mean."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from chat.settings import SettingsError
+from model.sampling_params import ResponseFormat, SamplingParams
+
+DataFlag = Annotated[Path | None, typer.Option("--data", help="The folder of everything that is kept.")]
+ModelFlag = Annotated[
+    str | None, typer.Option("--model", help="A name of `parley models`, a GGUF file, or a Hugging Face folder.")
+]
+DTypeFlag = Annotated[
+    str | None, typer.Option("--dtype", help="The type of numbers to compute with: float32, bfloat16 or float16.")
+]
+KVMemoryFlag = Annotated[int | None, typer.Option("--kv-memory", help="MiB for the keys and values of all chats.")]
+ThinkingFlag = Annotated[
+    bool | None, typer.Option("--thinking/--no-thinking", help="Let models that can think do so first.")
+]
+HostFlag = Annotated[str | None, typer.Option("--host", help="The address to listen on.")]
+PortFlag = Annotated[int | None, typer.Option("--port", help="The port to listen on; 0 takes a free one.")]
+ThreadsFlag = Annotated[int | None, typer.Option("--threads", help="How many threads compute.")]
+SystemFlag = Annotated[str | None, typer.Option("--system", help="The system prompt.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+TemperatureFlag = Annotated[
+    float | None, typer.Option("--temperature", help="0 is greedy; the default is the model's own.")
+]
+MaxTokensFlag = Annotated[int | None, typer.Option("--max-tokens", help="The longest reply.")]
+SeedFlag = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same reply.")]
+ParamFlag = Annotated[
+    list[str] | None,
+    typer.Option("--param", metavar="NAME=JSON", help="Any other sampling parameter, such as top_k=40; repeatable."),
+]
+
+Overrides = dict[str, Any]  # fields of SamplingParams
+OWN_FLAGS = {"temperature": "--temperature", "max_tokens": "--max-tokens", "seed": "--seed"}
+
+
+def sampling_overrides(
+    temperature: float | None, max_tokens: int | None, seed: int | None, params: list[str] | None
+) -> Overrides:
+    """Return the sampling parameters that flags set, checked; raises SettingsError."""
+    own = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    overrides = {name: value for name, value in own.items() if value is not None}
+    for text in params or ():
+        overrides |= _parse(text)
+    override(SamplingParams(), overrides)
+    return overrides
+
+
+def override(params: SamplingParams, overrides: Overrides) -> SamplingParams:
+    """Return the parameters with some of them replaced; raises SettingsError."""
+    try:
+        return replace(params, **overrides)
+    except ValueError as error:  # its text begins with the name of the parameter
+        name, _, text = str(error).partition(" ")
+        raise SettingsError(f"{OWN_FLAGS.get(name, f'--param {name}')} {text}") from None
+
+
+def _parse(text: str) -> Overrides:
+    name, _, value = text.partition("=")
+    names = [field.name for field in fields(SamplingParams)]
+    if name not in names:
+        raise SettingsError(f"--param: expected NAME=JSON with one of {', '.join(names)}, got {text!r}")
+    try:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError):
+        raise SettingsError(f"--param {name}: expected JSON after the sign =, got {value!r}") from None
+    return {name: _from_json(name, parsed)}
+
+
+def _from_json(name: str, value: Any) -> Any:
+    """Turn JSON's arrays into tuples, and an object into the dataclass that it stands for."""
+    if name == "response_format" and isinstance(value, dict):
+        try:
+            return ResponseFormat(**value)
+        except (TypeError, ValueError) as error:
+            text = str(error)
+            raise SettingsError(f"--param {text if text.startswith(name) else f'{name}: {text}'}") from None
+    if isinstance(value, list):
+        return tuple(_from_json("", item) for item in value)
+    return value
