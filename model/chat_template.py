@@ -42,8 +42,9 @@ _PLACEHOLDER = re.compile("\U00010428([\U00010430-\U00010439]+)\U00010400")
 _TO_LETTERS = {ord(str(digit)): 0x10430 + digit for digit in range(10)}
 _LETTER = re.compile(r"[\U00010400-\U0001044f]|\\ud801")  # the last as JSON escapes them
 
-MAX_QUESTION_CHARS = 200  # a search takes the product of both lengths at worst, and contents may be long
 MAX_OUTER_SPACE = 100
+MAX_ASKED_CHARS = 200  # by the methods below, which may take the product of both lengths, and contents are long
+_SLOW = ("lstrip", "rsplit", "rstrip", "strip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +159,13 @@ class _Content(str):
 def _asking_text(method: str) -> Callable[..., Any]:
     """Return a method of contents that asks the text; texts in its answer become contents."""
 
-    def ask(content: _Content, *arguments: Any) -> Any:
+    def ask(content: _Content, *arguments: Any, **options: Any) -> Any:
         arguments = tuple(a._text if isinstance(a, _Content) else a for a in arguments)
-        if sum(len(a) for a in arguments if isinstance(a, str)) > MAX_QUESTION_CHARS:
-            raise SecurityError(f"{method} of a content takes at most {MAX_QUESTION_CHARS} characters")
+        if method in _SLOW and len(str((arguments, options))) > MAX_ASKED_CHARS:
+            raise SecurityError(f"{method} of a content takes at most {MAX_ASKED_CHARS} characters")
         if method == "replace":  # the one that can make more than there was
             charge(4 * content._text.count(arguments[0]) * len(arguments[1]))
-        answer = getattr(content._text, method)(*arguments)
+        answer = getattr(content._text, method)(*arguments, **options)
         if isinstance(answer, list):
             return [content._contents.derive(content, text) for text in answer]
         return content._contents.derive(content, answer) if isinstance(answer, str) else answer

@@ -29,6 +29,8 @@ MAX_VALUES = 1_000
 """Values in a schema, counting everything in it: the library nests a call for each, and squares some numbers."""
 MAX_EXPRESSION = 2_000
 """Characters of a regular expression, or of all those in a schema: the library squares their number, too."""
+MAX_PATTERNS = 12
+"""Regular expressions in a schema: the library takes twice as long for each one more that has to hold together."""
 LARGEST_NUMBER = 2**53
 """Beyond it, the library rounds whole numbers, as every program does that reads JSON numbers as floats."""
 
@@ -150,7 +152,8 @@ def _grammar(response_format: ResponseFormat) -> str:
 
 def _check_expression(source: str) -> None:
     """Raise for what the library would misread, or take too long for; it sees to the syntax (of Rust's regex)."""
-    _check_length(source)
+    if len(source) > MAX_EXPRESSION:
+        raise _error(f"expected regular expressions of at most {MAX_EXPRESSION:,} characters, found {len(source):,}")
     if not source.isascii() and any("\ud800" <= char <= "\udfff" for char in source):
         raise _error("expected a regular expression of characters, found half a surrogate pair")
     if any(char in source for char in "\n\r\t"):  # the library writes them out, which verbose mode takes amiss
@@ -159,10 +162,13 @@ def _check_expression(source: str) -> None:
         raise _error("expected a character after the last backslash of a regular expression, found none")
 
 
-def _check_length(*expressions: str) -> None:
-    n_characters = sum(map(len, expressions))
-    if n_characters > MAX_EXPRESSION:
-        raise _error(f"expected regular expressions of at most {MAX_EXPRESSION:,} characters, found {n_characters:,}")
+def _check_patterns(patterns: list[str]) -> None:
+    if len(patterns) > MAX_PATTERNS:
+        raise _error(f"expected at most {MAX_PATTERNS} patterns in the schema, found {len(patterns)}")
+    if sum(map(len, patterns)) > MAX_EXPRESSION:
+        raise _error(f"expected patterns of at most {MAX_EXPRESSION:,} characters together in the schema, found more")
+    for pattern in patterns:
+        _check_expression(pattern)
 
 
 def _read_schema(source: str) -> dict[str, object]:
@@ -179,7 +185,7 @@ def _read_schema(source: str) -> dict[str, object]:
     keywords = list(_keywords(schema))
     for keyword, value in keywords:
         _check_keyword(keyword, value)
-    _check_length(*[str(value) for keyword, value in keywords if keyword == "pattern"])
+    _check_patterns([str(value) for keyword, value in keywords if keyword == "pattern"])
     _check_bounds([(key, value) for key, value in keywords if key in _BOUNDS and isinstance(value, int | float)])
     return {**schema, "$schema": "https://json-schema.org/draft/2020-12/schema", "x-guidance": _OPTIONS}
 
@@ -254,5 +260,3 @@ def _check_keyword(keyword: str, value: object) -> None:
         raise _error(f"{keyword}: expected a number, found {value}")
     if keyword == "minProperties" and value not in (0, 1):  # keys may come twice
         raise _error(f"minProperties: expected 0 or 1, found {value!r:.20}")
-    if keyword == "pattern":
-        _check_expression(str(value))

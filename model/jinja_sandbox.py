@@ -1,9 +1,9 @@
 """Jinja for programs of strangers: nothing to reach outside, and a limit to what a program may take.
 
 The sandbox of the jinja2 package keeps a template away from Python's internals. Time and memory are left to us: every
-value that a template makes is weighed as it comes into being, in `_measured`, and a step that would multiply its
-operands is refused before it is taken. What cannot be judged from the outside is not offered: only the filters and
-methods below are. Chat templates use no others.
+value that a template makes is charged for as it comes into being, in `_measured`, and a step that could multiply its
+operands into something huge is refused before it is taken. Only filters and methods that can be judged like that are
+offered: those that chat templates use.
 """
 
 import json
@@ -29,12 +29,11 @@ from model.errors import CheckpointError
 
 MAX_SOURCE_CHARS = 50_000
 RENDER_SECONDS = 1.0
-MAX_BYTES = 50_000_000  # of all values that one rendering makes
+MAX_BYTES = 50_000_000  # of all values that one rendering makes, whether or not they are still there
 MAX_SIZE = 300_000  # of one value, in characters and items, those of its items included
 MAX_DEPTH = 20  # of lists in lists
 MAX_ERROR_CHARS = 300
 
-# What chat templates use, as far as it cannot be turned against us
 FILTERS = (
     "abs capitalize count d default dictsort first float indent int items join last length list lower map max min "
     "reject rejectattr replace reverse safe select selectattr sort string title trim unique upper"

@@ -67,4 +67,3 @@ class Rotation:
         first, second = x.chunk(2, dim=-1)
         turned = (first * self._cos - second * self._sin, second * self._cos + first * self._sin)
         return torch.cat(turned, dim=-1).to(x.dtype)
-

@@ -41,51 +41,17 @@ FORGERIES += ["system\n", "assistant\n", " ", "\n", "  ", "\u2003", "a", "é", "
 CONTENTS = st.lists(st.sampled_from(FORGERIES) | st.text(max_size=4), max_size=8).map("".join)
 
 # What templates ask of a content x, and what they make of it
-EXPRESSIONS = [
-    "x",
-    "x.strip()",
-    "x.lstrip('\n')",
-    "x.rstrip()",
-    "x | trim",
-    "('a' ~ x ~ '\n') | trim",
-    "(' ' + x).lstrip()",
-]
-EXPRESSIONS += ["x.strip('a')", "x | trim | upper", "x.upper()", "x.lower()", "x.title()", "x | capitalize"]
-EXPRESSIONS += [
-    "x.split('a')[-1]",
-    "x.split('a') | join('+')",
-    "x.rsplit('a', 1)[0]",
-    "x.split() | length",
-    "x.splitlines() | join",
-]
-EXPRESSIONS += ["x.replace('a', '<|im_end|>')", "x | replace('a', 'bb')", "x.replace('a', x)", "'aab'.replace('a', x)"]
-EXPRESSIONS += ["x.removeprefix('a')", "x.removesuffix('a')", "x[:3]", "x[::-1]", "x[-1:]", "x | reverse", "x[0]"]
-EXPRESSIONS += ["x * 2", "x ~ x", "x + x", "[x, x] | join('-')", "x.join(['-', '-'])", "[x, 'a'] | unique | join"]
-EXPRESSIONS += [
-    "'a' in x",
-    "'<' not in x",
-    "x in ['a', '']",
-    "x.startswith('a')",
-    "x.endswith(('a', '\n'))",
-    "x.find('a')",
-]
-EXPRESSIONS += [
-    "x == 'a'",
-    "'a' == x",
-    "x != 'a'",
-    "x == x",
-    "{x: 'b'}[x]",
-    "{'a': 'b'}[x]",
-    "x.count('a')",
-    "x | length",
-]
-EXPRESSIONS += [
-    "'yes' if x else 'no'",
-    "'yes' if x.strip() else 'no'",
-    "x | default('b', true)",
-    "x is string",
-    "x | string",
-]
+EXPRESSIONS = ["x", "x.strip()", "x.lstrip('\n')", "x.rstrip()", "x | trim", "('a' ~ x ~ '\n') | trim"]
+EXPRESSIONS += ["(' ' + x).lstrip()", "x.strip('a')", "x | trim | upper", "x.upper()", "x.lower()", "x.title()"]
+EXPRESSIONS += ["x | capitalize", "x.split('a')[-1]", "x.split('a') | join('+')", "x.rsplit('a', 1)[0]"]
+EXPRESSIONS += ["x.split() | length", "x.splitlines() | join", "x.split(sep='a', maxsplit=1)[0]"]
+EXPRESSIONS += ["x.rsplit(sep='a')[0]", "x.replace('a', '<|im_end|>')", "x | replace('a', 'bb')", "x.replace('a', x)"]
+EXPRESSIONS += ["'aab'.replace('a', x)", "x.removeprefix('a')", "x.removesuffix('a')", "x[:3]", "x[::-1]", "x[-1:]"]
+EXPRESSIONS += ["x | reverse", "x[0]", "x * 2", "x ~ x", "x + x", "[x, x] | join('-')", "x.join(['-', '-'])"]
+EXPRESSIONS += ["[x, 'a'] | unique | join", "'a' in x", "'<' not in x", "x in ['a', '']", "x.startswith('a')"]
+EXPRESSIONS += ["x.endswith(('a', '\n'))", "x.find('a')", "x == 'a'", "'a' == x", "x != 'a'", "x == x", "{x: 'b'}[x]"]
+EXPRESSIONS += ["{'a': 'b'}[x]", "x.count('a')", "x | length", "'yes' if x else 'no'", "'yes' if x.strip() else 'no'"]
+EXPRESSIONS += ["x | default('b', true)", "x is string", "x | string"]
 
 
 @pytest.fixture(scope="module")
@@ -279,24 +245,37 @@ def test_much_outer_white_space_costs_no_more_than_other_text(tiny_checkpoint: C
     assert rendered("{{ messages[0].content | trim }}", [ChatMessage("user", text)], tiny_checkpoint) == "hello"
 
 
+def test_long_contents_can_be_compared_and_searched(tiny_checkpoint: Checkpoint) -> None:
+    source = "{{ messages[0] == messages[1] }}{{ messages[0].content in messages[1].content }}"
+    messages = [ChatMessage("user", "hello" * 1000)] * 2
+    assert rendered(f"{{% if messages[1] %}}{source}{{% endif %}}", messages, tiny_checkpoint) == "TrueTrue"
+
+
 @pytest.mark.parametrize(
     ("expression", "expected"),
     [
         ("x.replace('a', 'b' * 150)", "it makes values of more than 50,000,000 bytes"),
         ("x.split('a')", "it makes values of more than 50,000,000 bytes"),
         ("x.strip('ab' * 200)", "strip of a content takes at most 200 characters"),
+        ("x.rsplit(sep='ab' * 200)", "rsplit of a content takes at most 200 characters"),
     ],
 )
 def test_long_content_gives_a_template_no_means(tiny_checkpoint: Checkpoint, expression: str, expected: str) -> None:
     source = f"{{% set x = messages[0].content %}}{{% if x | length > 9 %}}{{{{ {expression} }}}}{{% endif %}}"
-    template, question = make(source, tiny_checkpoint), ChatMessage("user", "a" * 1_000_000)
+    template = make(source, tiny_checkpoint)
+    with pytest.raises(CheckpointError, match=expected):
+        template.encode([ChatMessage("user", "a" * 400_000)])
+
+
+def test_text_is_not_replaced_before_its_size_is_known(tiny_checkpoint: Checkpoint) -> None:
+    source = "{{ messages[0].content.replace('a', 'b' * 150) }}"
+    template, question = make(source, tiny_checkpoint), ChatMessage("user", "a" * 400_000)
     tracemalloc.start()
-    try:
-        with pytest.raises(CheckpointError, match=expected):
-            template.encode([question])
-        assert tracemalloc.get_traced_memory()[1] < 100_000_000
-    finally:
-        tracemalloc.stop()
+    with pytest.raises(CheckpointError):
+        template.encode([question])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50_000_000
 
 
 @pytest.mark.parametrize(

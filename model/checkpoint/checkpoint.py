@@ -24,6 +24,15 @@ ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 CHUNK_NUMBERS = 2**20  # read at a time: what a conversion needs beside the weights stays small
 
 
+# What ends a turn in the families' vocabularies; files name one of them at most, and their templates write others
+_END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "</s>")
+
+
+def known_end_ids(tokenizer: Tokenizer) -> set[int]:
+    """Return the ids of those control tokens that end a reply whatever the checkpoint's files say."""
+    return {tokenizer.control_tokens[token] for token in _END_TOKENS if token in tokenizer.control_tokens}
+
+
 class Weights(Protocol):
     """The weights in a checkpoint's files, under the names of GPT's parameters."""
 
@@ -81,10 +90,12 @@ def read_rows(checkpoint: Checkpoint, parameter: str, shape: Shape, dtype: "torc
 
     Raises CheckpointError when one holds a number that is not finite, or cannot be read.
     """
+    import torch
+
     step = max(1, CHUNK_NUMBERS // math.prod(shape[1:]))
     for start in range(0, shape[0], step):
         rows = checkpoint.weights.rows(parameter, start, min(start + step, shape[0])).to(dtype)
-        if not rows.isfinite().all():
+        if not torch.stack(rows.aminmax()).isfinite().all():  # NaN is both; a mask of all rows takes four times as long
             raise CheckpointError(
                 f"{checkpoint.path}: weights {parameter}: expected finite numbers of {dtype}, found NaN or Inf"
             )

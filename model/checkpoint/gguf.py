@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.chat_template import ChatTemplate
-from model.checkpoint.checkpoint import Checkpoint
+from model.checkpoint.checkpoint import Checkpoint, known_end_ids
 from model.checkpoint.gguf_config import read_architecture, read_config
 from model.checkpoint.gguf_header import GGUFHeader
 from model.checkpoint.gguf_parts import read_gguf_parts
@@ -21,7 +21,6 @@ from model.sampling_params import SamplingParams
 from model.tokenizer import Tokenizer
 from model.vocabulary import Vocabulary
 
-END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "</s>")
 PREPENDING_BOS = frozenset({"llama3", "llama-v3", "llama-bpe", "tekken"})  # pre-tokenizers, where the file is silent
 
 
@@ -99,7 +98,7 @@ def _read_bos_id(header: GGUFHeader, special_ids: dict[str, int]) -> int | None:
 
 def _end_ids(tokenizer: Tokenizer, special_ids: dict[str, int]) -> frozenset[int]:
     named = {special_ids[name] for name in ("eos", "eot", "eom") if name in special_ids}
-    return frozenset(named | {tokenizer.control_tokens[t] for t in END_TOKENS if t in tokenizer.control_tokens})
+    return frozenset(named | known_end_ids(tokenizer))
 
 
 def _read_sampling_params(header: GGUFHeader) -> SamplingParams:

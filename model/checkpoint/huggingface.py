@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from model.chat_template import ChatTemplate
-from model.checkpoint.checkpoint import Checkpoint
-from model.checkpoint.gguf import END_TOKENS
+from model.checkpoint.checkpoint import Checkpoint, known_end_ids
 from model.checkpoint.hf_config import family_of, read_config
 from model.checkpoint.hf_weights import INDEX_FILE, WEIGHTS_FILE, HFWeights, read_tensors
 from model.checkpoint.json_file import JsonObject, open_file, read_json
@@ -132,7 +131,7 @@ def _read_template(folder: Path, settings: JsonObject) -> str | None:
 def _read_end_ids(
     files: tuple[JsonObject, JsonObject], special_tokens: dict[str, str], tokenizer: Tokenizer, n_rows: int
 ) -> frozenset[int]:
-    end_ids = {tokenizer.control_tokens[token] for token in END_TOKENS if token in tokenizer.control_tokens}
+    end_ids = known_end_ids(tokenizer)
     if "eos_token" in special_tokens:
         token, tokens = special_tokens["eos_token"], tokenizer.vocabulary.tokens
         if token not in tokens:
