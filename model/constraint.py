@@ -60,9 +60,8 @@ _WITHOUT = (
 class Constraint:
     """Where one reply stands in its form."""
 
-    def __init__(self, matcher: LLMatcher, n_vocab: int) -> None:
+    def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
-        self._n_vocab = n_vocab
 
     def apply(self, logits: Floats) -> Floats:
         """Return the logits (V,) with -inf for each id that may not come next; those given stay as they are.
@@ -72,7 +71,7 @@ class Constraint:
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)  # after an error, those of the end ids
         self._check()
-        allowed = np.flatnonzero(np.unpackbits(bits, count=self._n_vocab, bitorder="little"))
+        allowed = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
         masked = np.full_like(logits, -np.inf)
         masked[allowed] = logits[allowed]
         return masked
@@ -110,13 +109,13 @@ class ConstraintCompiler:
         matcher.compute_bitmask()  # so that what cannot even begin fails here
         if matcher.is_error():
             raise _error(f"cannot be compiled: {_reason(matcher)}")
-        return Constraint(matcher, self._tokenizer.n_vocab)
+        return Constraint(matcher)
 
     @cached_property
     def _vocabulary(self) -> LLTokenizer:
-        """The library's trie of the tokens' bytes: none for control and end tokens, so that text never spells one."""
-        ids = range(self._tokenizer.n_vocab)
-        tokens = [b"" if i in self._end_ids else self._tokenizer.token_bytes(i) for i in ids]
+        """The library's trie of the tokens' bytes: of those that end a reply or shape a chat none, so that no text is one."""
+        special = self._end_ids | set(self._tokenizer.control_tokens.values())
+        tokens = [b"" if i in special else self._tokenizer.token_bytes(i) for i in range(self._tokenizer.n_vocab)]
         end_ids = sorted(self._end_ids)
         vocabulary = SimpleNamespace(tokens=tokens, eos_token_id=end_ids[0], bos_token_id=None)
         return LLTokenizer(TokenizerWrapper(vocabulary), eos_token=end_ids)
@@ -132,7 +131,7 @@ def _reason(matcher: LLMatcher) -> str:
     if text.startswith("NoExtensionBias"):
         return "no token of the vocabulary fits"
     marked = re.search(r"^error: (.+)", text, re.MULTILINE)  # of the parser of regular expressions
-    line = marked[1] if marked else text.splitlines()[0]
+    line = marked[1] if marked else text.splitlines()[0].replace("panic: ", "a fault of llguidance: ")
     line = re.sub(r"^at \d+\(\d+\): (invalid regex .* \(in regex\): |failed to compile JSON schema: )?", "", line)
     return re.split(r"[.;] ", line[:200])[0]  # what follows tells of options of the library
 

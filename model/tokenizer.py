@@ -4,7 +4,7 @@ Byte-level BPE only (GPT-2's scheme).
 """
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import tiktoken
 
@@ -49,19 +49,14 @@ class Tokenizer:
             special_tokens={},  # tiktoken need not know them
         )
 
-    @classmethod
-    def from_bpe(
-        cls, pre: str, tokens: Sequence[str], merges: Sequence[str], control_ids: frozenset[int]
-    ) -> "Tokenizer":
-        """Build a tokenizer from the lists of a GGUF file whose tokens are ordinary or control tokens."""
-        kinds = [TokenKind.CONTROL if i in control_ids else TokenKind.ORDINARY for i in range(len(tokens))]
-        return cls(Vocabulary.from_gguf(pre, tokens, kinds, merges))
-
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; other tokens written in it are encoded as the characters they are."""
         pre_tokenizer = self.vocabulary.pre_tokenizer
         text = self.representable(pre_tokenizer.normalize(text))
-        return [token_id for piece in pre_tokenizer.cut(text) for token_id in self._encoding.encode_ordinary(piece)]
+        token_ids: list[int] = []
+        for piece in pre_tokenizer.cut(text):
+            token_ids += self._encoding.encode_ordinary(piece)
+        return token_ids
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of the ids; control tokens have none, broken UTF-8 becomes U+FFFD."""

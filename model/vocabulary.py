@@ -5,7 +5,7 @@ that make the token of the lowest id. A checkpoint lists merges instead: of all 
 that come first there are merged, and others never are.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -88,22 +88,22 @@ class Vocabulary:
         Raises CheckpointError when tiktoken would merge otherwise.
         """
         ids = self.ids(TokenKind.ORDINARY)
-        pairs = _read_merges(self.merges, ids)
-        reached = _reached(pairs)
-        unreached = [token for token in ids if len(token) > 1 and token not in reached]
+        merges = _read_merges(self.merges, ids)
+        places = _places(merges, self.tokens)
+        never_made = {token for token, token_id in ids.items() if places[token_id] == len(merges)}
         if self.ignore_merges:
-            _check_all_pairs_listed(unreached, pairs, ids)
+            _check_all_pairs_listed(never_made, frozenset(self.merges), ids)
             return ids
-        _check_parts_come_first(pairs, reached)
-        return {token: i for token, i in ids.items() if len(token) == 1 or token in reached}
+        _check_parts_come_first(merges, places, self.tokens)
+        return {token: token_id for token, token_id in ids.items() if token not in never_made}
 
 
-Pair = tuple[str, str]
+Merge = tuple[int, int, int]  # ids of the left and of the right token, and of what they make
 
 
-def _read_merges(merges: Sequence[str], ids: dict[str, int]) -> list[Pair]:
-    """Return the two parts of each merge; raises CheckpointError unless they make tokens whose ids do not fall."""
-    pairs = []
+def _read_merges(merges: Sequence[str], ids: dict[str, int]) -> list[Merge]:
+    """Return the merges in ids; raises CheckpointError unless they make tokens whose ids do not fall."""
+    read = []
     last_id = 0
     for n, merge in enumerate(merges):
         left, _, right = merge.partition(" ")
@@ -114,66 +114,59 @@ def _read_merges(merges: Sequence[str], ids: dict[str, int]) -> list[Pair]:
             expected = f"two ordinary tokens that make one of an id from {last_id} on"
             raise CheckpointError(f"merge {n} {shown(merge)}: expected {expected}, found {found}")
         last_id = token_id
-        pairs.append((left, right))
-    return pairs
+        read.append((ids[left], ids[right], token_id))
+    return read
 
 
-Made = tuple[int, str, str]  # how a token is made: by which merge of the list, from which two
+def _places(merges: Sequence[Merge], tokens: Sequence[str]) -> list[int]:
+    """Return by id where in the list a token is made when nothing but its own characters is merged.
 
-_CHARACTER: Made = (-1, "", "")  # not made, but there from the beginning
-
-
-def _reached(pairs: Sequence[Pair]) -> dict[str, Made]:
-    """Return the tokens that merging their own characters leads to.
-
-    Left out are those of which a part comes later in the list than the token: see _check_parts_come_first.
+    That is -1 for a single character, and len(merges) where they do not become it. A merge whose parts are made later
+    in the list is not considered: see _check_parts_come_first.
     """
-    places = {pair: n for n, pair in enumerate(pairs)}
-    nowhere = len(pairs)
-    reached: dict[str, Made] = {}
+    n_tokens, nowhere = len(tokens), len(merges)
+    place_of_pair = {left * n_tokens + right: n for n, (left, right, _) in enumerate(merges)}  # fast to look up
+    places = [-1 if len(token) == 1 else nowhere for token in tokens]
+    parts = [(0, 0)] * n_tokens
 
-    def stay_neighbours(left: str, right: str) -> bool:
+    def stay_neighbours(left: int, right: int) -> bool:
         """Whether nothing merges across the border of two tokens while each of them is made: goes back in time."""
-        left_place, _, left_end = reached.get(left, _CHARACTER)
-        right_place, right_start, _ = reached.get(right, _CHARACTER)
-        while True:
+        while places[left] >= 0 or places[right] >= 0:
             # Undo the later merge; of two of the same place the right one, since merging goes from left to right
-            if left_place > right_place:
-                left = left_end
-                if places.get((left, right), nowhere) < left_place:
-                    return False
-                left_place, _, left_end = reached.get(left, _CHARACTER)
-            elif right_place >= 0:
-                right = right_start
-                if places.get((left, right), nowhere) <= right_place:
-                    return False
-                right_place, right_start, _ = reached.get(right, _CHARACTER)
+            if places[left] > places[right]:
+                limit = places[left]
+                left = parts[left][1]
             else:
-                return True
+                limit = places[right] + 1
+                right = parts[right][0]
+            if place_of_pair.get(left * n_tokens + right, nowhere) < limit:
+                return False
+        return True
 
-    for left, right in pairs:
-        parts_are_made = (len(left) == 1 or left in reached) and (len(right) == 1 or right in reached)
-        if parts_are_made and left + right not in reached and stay_neighbours(left, right):
-            reached[left + right] = places[left, right], left, right
-    return reached
+    for left, right, token_id in merges:
+        parts_are_made = places[left] < nowhere and places[right] < nowhere
+        if parts_are_made and places[token_id] == nowhere and stay_neighbours(left, right):
+            places[token_id] = place_of_pair[left * n_tokens + right]
+            parts[token_id] = left, right
+    return places
 
 
-def _check_all_pairs_listed(tokens: Iterable[str], pairs: Sequence[Pair], ids: dict[str, int]) -> None:
-    listed = frozenset(pairs)
+def _check_all_pairs_listed(tokens: Iterable[str], merges: Container[str], ids: dict[str, int]) -> None:
     for token in tokens:
-        for pair in ((token[:i], token[i:]) for i in range(1, len(token))):
-            if pair[0] in ids and pair[1] in ids and pair not in listed:
-                merge = shown(" ".join(pair))
+        for left, right in ((token[:i], token[i:]) for i in range(1, len(token))):
+            if left in ids and right in ids and f"{left} {right}" not in merges:
+                merge = shown(f"{left} {right}")
                 raise CheckpointError(f"token {ids[token]} {shown(token)}: expected the merge {merge}, found none")
 
 
-def _check_parts_come_first(pairs: Sequence[Pair], reached: dict[str, Made]) -> None:
-    for n, pair in enumerate(pairs):
-        if "".join(pair) not in reached:
-            for part in pair:
-                if reached.get(part, _CHARACTER)[0] > n:
-                    merge = shown(" ".join(pair))
-                    raise CheckpointError(f"merge {n} {merge}: expected only after that of {shown(part)}, found before")
+def _check_parts_come_first(merges: Sequence[Merge], places: Sequence[int], tokens: Sequence[str]) -> None:
+    for n, (left, right, token_id) in enumerate(merges):
+        for part in (left, right) if places[token_id] == len(merges) else ():
+            if n < places[part] < len(merges):
+                merge = shown(f"{tokens[left]} {tokens[right]}")
+                raise CheckpointError(
+                    f"merge {n} {merge}: expected only after that of {shown(tokens[part])}, found before"
+                )
 
 
 def shown(text: str) -> str:

@@ -81,7 +81,7 @@ def weights(default_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ("cut_header.gguf", "key tokenizer.ggml.merges needs bytes 999,999 to 1,000,007, the file ends at 1,000,000"),
         ("empty.gguf", "the magic number of a GGUF file needs bytes 0 to 4, the file ends at 0"),
         ("page.html", "the first bytes of a GGUF file: expected b'GGUF', found b'<!do'"),
-        ("folder", "the path: expected a GGUF file, found a folder or device"),
+        ("folder", "weights: expected model.safetensors or model.safetensors.index.json, found neither"),
         (
             "gemma.gguf",
             "key general.architecture: expected one of gpt2, llama, qwen2, qwen3, smollm3, found 'gemma'",

@@ -82,12 +82,6 @@ def test_family_in_gguf_lists_has_the_oracles_ids(name: str) -> None:
     check_ids(family_tokenizer(name), oracle(name), random_texts(seed=1, n=5_000))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMED)
-def test_family_in_gguf_lists_has_the_oracles_ids_of_100_000_texts(name: str) -> None:
-    check_ids(family_tokenizer(name), oracle(name), random_texts(seed=2, n=100_000))
-
-
 @settings(deadline=None)
 @given(name=st.sampled_from(NAMED), text=MIXTURES)
 def test_shortest_text_of_which_a_family_has_other_ids_is_found(name: str, text: str) -> None:
