@@ -11,7 +11,9 @@ otherwise the key "\\u0061" would pass for another than "a".
 
 import json
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from types import SimpleNamespace
 
@@ -26,7 +28,7 @@ from model.tokenizer import Tokenizer
 MAX_SOURCE = 65_536
 """Characters of a schema."""
 MAX_VALUES = 1_000
-"""Values in a schema, counting everything in it: the library nests a call for each, and squares some numbers."""
+"""Values in a schema, counting everything in it: the library nests a call for each level, and squares some numbers."""
 MAX_EXPRESSION = 2_000
 """Characters of a regular expression, or of all those in a schema: the library squares their number, too."""
 MAX_PATTERNS = 12
@@ -40,6 +42,8 @@ _LIMITS = LLParserLimits(
     max_grammar_size=50_000,  # the default is 500,000, of which it panics at 65,525
     verbose_errors=False,  # else errors quote the reply
 )
+_STACK_SIZE = 64 * 2**20  # bytes; memory is touched only as it is used
+_stack_lock = threading.Lock()
 _OPTIONS = {"whitespace_pattern": r" |\n {0,16}", "json_allowed_escapes": r"nrbtf\""}
 
 # Keywords of JSON Schema 2020-12, by where there are schemas in their values.
@@ -105,20 +109,38 @@ class ConstraintCompiler:
             grammar = _grammar(response_format)
         except RecursionError:
             raise _error("expected a schema of fewer levels") from None
-        matcher = LLMatcher(self._vocabulary, grammar, log_level=0, limits=_LIMITS)
-        matcher.compute_bitmask()  # so that what cannot even begin fails here
+        matcher = _on_a_deep_stack(lambda: self._match(grammar))
         if matcher.is_error():
             raise _error(f"cannot be compiled: {_reason(matcher)}")
         return Constraint(matcher)
 
+    def _match(self, grammar: str) -> LLMatcher:
+        matcher = LLMatcher(self._vocabulary, grammar, log_level=0, limits=_LIMITS)
+        matcher.compute_bitmask()  # so that what cannot even begin fails here
+        return matcher
+
     @cached_property
     def _vocabulary(self) -> LLTokenizer:
-        """The library's trie of the tokens' bytes: of those that end a reply or shape a chat none, so that no text is one."""
+        """The library's trie of the tokens' bytes; none of those that end a reply or shape a chat: no text is one."""
         special = self._end_ids | set(self._tokenizer.control_tokens.values())
         tokens = [b"" if i in special else self._tokenizer.token_bytes(i) for i in range(self._tokenizer.n_vocab)]
         end_ids = sorted(self._end_ids)
         vocabulary = SimpleNamespace(tokens=tokens, eos_token_id=end_ids[0], bos_token_id=None)
         return LLTokenizer(TokenizerWrapper(vocabulary), eos_token=end_ids)
+
+
+def _on_a_deep_stack(make: Callable[[], LLMatcher]) -> LLMatcher:
+    """Call in a thread of its own: the library nests a call for each level, and takes the process down where they end.
+
+    MAX_VALUES levels need up to 5 MB. Python has one setting for all threads to come, so it holds for a moment only.
+    """
+    with _stack_lock, ThreadPoolExecutor(1) as pool:
+        usual = threading.stack_size(_STACK_SIZE)
+        try:
+            matcher = pool.submit(make)
+        finally:
+            threading.stack_size(usual)
+        return matcher.result()
 
 
 def _error(text: str) -> ValueError:
@@ -141,7 +163,7 @@ def _grammar(response_format: ResponseFormat) -> str:
     match response_format.kind:
         case "regex":
             _check_expression(response_format.source)
-            start = f"/{regex_to_lark(response_format.source)}/"
+            start = f"/{regex_to_lark(response_format.source, 'dw')}/"  # \d and \w of ASCII only, as in schemas
         case "json_schema":
             start = f"%json {json.dumps(_read_schema(response_format.source))}"
         case "json_object":

@@ -175,13 +175,14 @@ def test_a_reload_in_mid_reply_goes_on_watching_it(page: Page, tabs: Tabs) -> No
     assert replies(page) == replies(second_tab)
 
 
-def test_back_and_forward_follow_the_conversations(page: Page) -> None:
+def test_back_and_forward_follow_the_conversations(page: Page, tabs: Tabs) -> None:
     send_short(page, "Say hello.")
     wait_for_end(page)
     page.click("#new-chat")
     expect(page.locator("#chat .message")).to_have_count(0)
     page.go_back()
     expect(page.locator("#chat .message.user")).to_have_text("Say hello.")
+    tabs.forget_errors()
 
 
 def test_a_blank_message_is_not_sent_and_the_page_says_why(page: Page) -> None:
