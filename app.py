@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 LOCAL_OWNER = "local"  # whoever sits at this machine
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHUTDOWN_SECONDS = 3
+MIN_CONTEXT = 128  # tokens; with fewer there is no conversation
 
 logger = logging.getLogger("parley")
 
@@ -78,11 +79,22 @@ def open_engine(settings: Settings, checkpoint: Checkpoint) -> Iterator["Engine"
     from model.engine.sequence import Limits
 
     torch.set_num_threads(settings.threads)
-    with progress_bar(f"Loading {checkpoint.path.name}", "tensors") as progress:
-        model = load_model(checkpoint, progress, dtype=settings.dtype)
     n_ctx, n_cached = context_length(settings, checkpoint), cached_positions(settings, checkpoint)
-    limits = Limits(n_ctx, checkpoint.end_ids, n_cached)
-    engine = Engine(TorchRunner(model, n_ctx), checkpoint.tokenizer, limits)
+    if n_ctx < checkpoint.config.n_ctx:
+        logger.info(
+            "A conversation may have %s of %s tokens; --kv-memory says how many.", n_ctx, checkpoint.config.n_ctx
+        )
+    try:
+        with progress_bar(f"Loading {checkpoint.path.name}", "tensors") as progress:
+            model = load_model(checkpoint, progress, dtype=settings.dtype)
+        limits = Limits(n_ctx, checkpoint.end_ids, n_cached)
+        engine = Engine(TorchRunner(model, n_ctx), checkpoint.tokenizer, limits)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error):  # PyTorch has no error of its own for this
+            raise
+        raise ModelError(
+            f"{checkpoint.path}: expected memory for the weights and --kv-memory, found too little."
+        ) from None
     try:
         yield engine
     finally:
@@ -96,7 +108,10 @@ def cached_positions(settings: Settings, checkpoint: Checkpoint) -> int:
 
 def context_length(settings: Settings, checkpoint: Checkpoint) -> int:
     """Return how many tokens one conversation may come to: what the model was trained for, if that can be cached."""
-    return min(checkpoint.config.n_ctx, cached_positions(settings, checkpoint))
+    n_ctx = min(checkpoint.config.n_ctx, cached_positions(settings, checkpoint))
+    if n_ctx < min(checkpoint.config.n_ctx, MIN_CONTEXT):
+        raise SettingsError(f"--kv-memory: expected enough for {MIN_CONTEXT} tokens, found enough for {n_ctx}.")
+    return n_ctx
 
 
 @contextmanager
@@ -305,6 +320,8 @@ def complete(
         data=data, model=model, dtype=dtype, kv_memory=kv_memory, thinking=thinking, threads=threads
     )
     overrides = sampling_overrides(temperature, max_tokens, seed, param)
+    if not as_json and overrides.get("logprobs") is not None:
+        raise SettingsError("--param logprobs cannot be shown without --json.")
     text = check_message(text)
     checkpoint = fetch_checkpoint(settings)
     params = override(checkpoint.sampling_params, overrides)

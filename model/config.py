@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-MAX_CTX = 2**20  # masks are laid out for the whole context
+MAX_CTX = 2**24  # beyond it, fp32 cannot tell positions apart
 MAX_SIZE = 2**31  # of any other dimension: nothing that is multiplied from these may take a machine's memory at once
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, regex_to_lark
@@ -95,7 +96,7 @@ class ConstraintCompiler:
 
     def __init__(self, tokenizer: Tokenizer, end_ids: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        self._end_ids = end_ids
+        self._end_ids = frozenset(i for i in end_ids if i < tokenizer.n_vocab)  # a config may name others, too
 
     def compile(self, response_format: ResponseFormat) -> Constraint:
         """Return the constraint for a new reply.
@@ -192,7 +193,7 @@ def _check_patterns(patterns: list[str]) -> None:
         _check_expression(pattern)
 
 
-def _read_schema(source: str) -> dict[str, object]:
+def _read_schema(source: str) -> dict[str, Any]:
     """Return the checked schema with the library's options: it takes a schema's own ones from the same place."""
     if len(source) > MAX_SOURCE:
         raise _error(f"expected a schema of at most {MAX_SOURCE:,} characters, found {len(source):,}")
@@ -203,11 +204,17 @@ def _read_schema(source: str) -> dict[str, object]:
     if not isinstance(schema, dict):
         raise _error(f"expected a schema that is an object, found {source[:20]!r}")
     _check_values(schema)
-    keywords = list(_keywords(schema))
-    for keyword, value in keywords:
+    nodes = list(_nodes(schema))
+    pairs = [pair for node in nodes for pair in node.items()]
+    for keyword, value in pairs:
         _check_keyword(keyword, value)
-    _check_patterns([str(value) for keyword, value in keywords if keyword == "pattern"])
-    _check_bounds([(key, value) for key, value in keywords if key in _BOUNDS and isinstance(value, int | float)])
+    _check_patterns([str(value) for keyword, value in pairs if keyword == "pattern"])
+    _check_bounds(
+        [(keyword, value) for keyword, value in pairs if keyword in _BOUNDS and isinstance(value, int | float)]
+    )
+    for node in nodes:
+        if isinstance(node.get("pattern"), str):
+            node["pattern"] = _without_controls(node["pattern"])
     return {**schema, "$schema": "https://json-schema.org/draft/2020-12/schema", "x-guidance": _OPTIONS}
 
 
@@ -253,23 +260,38 @@ def _check_bounds(bounds: list[tuple[str, float]]) -> None:
                 raise _error(f"{keyword} {excluded} is not supported together with {other} {value}")
 
 
-def _keywords(schema: object) -> Iterator[tuple[str, object]]:
-    """Yield each keyword with its value, from the schema and all those inside it."""
-    waiting = [schema]
+def _nodes(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the schema and all those inside it, but for true and false."""
+    waiting: list[Any] = [schema]
     while waiting:
         node = waiting.pop()
         if isinstance(node, bool):
             continue
         if not isinstance(node, dict):
             raise _error(f"expected an object or a boolean for each schema inside the schema, found {node!r:.20}")
+        yield node
         for keyword, value in node.items():
-            yield keyword, value
             if keyword in _WITH_SCHEMA:
                 waiting.append(value)
             elif keyword in _WITH_LIST and isinstance(value, list):
                 waiting += value
             elif keyword in _WITH_MAP and isinstance(value, dict):
                 waiting += value.values()
+
+
+def _without_controls(pattern: str) -> str:
+    """Take the control characters that no string can have here out of each negated class.
+
+    A class with all of them in it gets quotes and backslashes from the library, whether or not they belong there.
+    """
+    controls = r"\x00-\x07\x0b\x7f\x0e-\x1f"
+
+    def narrowed(part: re.Match[str]) -> str:
+        if part[0].startswith("[^"):
+            return part[0] + controls
+        return f"[{part[0]}--[{controls}]]" if part[0].startswith(r"\P") else part[0]
+
+    return re.sub(r"\\P(\{[^}]*\}|.)|\\.|\[\^\]?", narrowed, pattern)  # a ] that comes first does not end a class
 
 
 def _check_keyword(keyword: str, value: object) -> None:

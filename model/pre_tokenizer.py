@@ -180,7 +180,6 @@ class PreTokenizer:
 
 # By the name that GGUF files give it (tokenizer.ggml.pre), as the makers' own tokenizer.json declares it
 _LLAMA3 = PreTokenizer((LLAMA3,))
-_QWEN2 = PreTokenizer((QWEN2,), ("NFC",))
 PRE_TOKENIZERS = {
     "gpt-2": PreTokenizer((GPT2,)),
     "smollm": PreTokenizer((DIGITS, GPT2)),
@@ -188,7 +187,6 @@ PRE_TOKENIZERS = {
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
     "smaug-bpe": _LLAMA3,  # SmolLM3 among others: Llama 3's, where no BOS comes first
-    "qwen2": _QWEN2,
-    "deepseek-r1-qwen": _QWEN2,
+    "qwen2": PreTokenizer((QWEN2,), ("NFC",)),
     "tekken": PreTokenizer((TEKKEN,)),
 }

@@ -238,6 +238,24 @@ def test_parley_alone_serves_until_ctrl_c(tiny_path: Path, tmp_path: Path) -> No
 # models, and the settings
 
 
+def test_complete_keeps_to_a_schema(default_path: Path, tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
+    schema["additionalProperties"] = False
+    form = json.dumps({"kind": "json_schema", "source": schema})
+    answer = run(
+        "complete",
+        "How old are you?",
+        "--param",
+        f"response_format={form}",
+        "--temperature",
+        "0",
+        "--model",
+        str(default_path),
+        cwd=tmp_path,
+    )
+    assert list(json.loads(answer.stdout)) == ["age"]
+
+
 def test_models_lists_what_is_known_by_name(tmp_path: Path) -> None:
     ended = run("models", cwd=tmp_path)
     assert ended.stdout.startswith(

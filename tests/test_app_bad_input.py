@@ -92,6 +92,11 @@ def test_file_that_is_no_model_is_refused(refusal: Refusal, weights: Path, name:
     assert refusal("complete", "hi", "--model", str(weights / name)) == f"{weights / name}: {reason}"
 
 
+def test_memory_for_too_few_tokens_is_refused(refusal: Refusal, default_path: Path) -> None:
+    text = "--kv-memory: expected enough for 128 tokens, found enough for 22."
+    assert refusal("complete", "hi", "--kv-memory", "1", "--model", str(default_path)) == text
+
+
 def test_model_that_does_not_exist_is_refused(refusal: Refusal) -> None:
     expected = f"expected a path, or one of the names {', '.join(CATALOG)}; found neither"
     assert refusal("complete", "hi", "--model", "none.gguf") == f"'none.gguf': {expected}"
@@ -247,10 +252,14 @@ def test_host_that_others_reach_is_refused(refusal: Refusal, host: str) -> None:
         ("complete hi --param top_k", "--param top_k: expected JSON after the sign =, got ''"),
         ("complete hi --param parrot=1", "--param: expected NAME=JSON with one of temperature, top_k,"),
         ("complete hi --param top_k=-1", "--param top_k must be a whole number, 0 or more, got -1"),
-        ("complete hi --param stop=[1]", "--param stop must be a tuple of strings that are not empty, got (1,)"),
+        ("complete hi --param stop=[1]", "--param stop must be a list of strings that are not empty, got (1,)"),
         ("complete hi --param min_tokens=9 --max-tokens 8", "--param min_tokens must be at most max_tokens, got 9"),
         ('complete hi --param response_format={"kind":"xml"}', "--param response_format.kind must be one of json_"),
-        ('complete hi --param response_format={"king":1}', "--param response_format: "),
+        (
+            'complete hi --param response_format={"type":1}',
+            "--param response_format: expected the keys kind and source,",
+        ),
+        ("complete hi --param logprobs=2", "--param logprobs cannot be shown without --json."),
         ("complete hi --param logit_bias=[[[]]]", "--param logit_bias must be pairs of a token id"),
         ("chat --dtype int8", "--dtype or PARLEY_DTYPE: Input should be 'float32', 'bfloat16' or 'float16', got"),
         ("chat --kv-memory 0", "--kv-memory or PARLEY_KV_MEMORY: Input should be greater than or equal to 1, got 0"),

@@ -33,7 +33,7 @@ BAD_KEYS = [
         "key llama.attention.head_count_kv: expected the same number for all layers, found [1, 2]",
     ),
     ({"llama.embedding_length": 64}, "tensor token_embd.weight: expected shape (265, 64), found (265, 32)"),
-    ({"llama.context_length": 2**40}, "keys llama.*: n_ctx must be between 1 and 1,048,576, got 1,099,511,627,776"),
+    ({"llama.context_length": 2**40}, "keys llama.*: n_ctx must be between 1 and 16,777,216, got 1,099,511,627,776"),
     ({EPSILON: 0.0}, "keys llama.*: norm_eps must be positive, got 0.0"),
     ({EPSILON: float("nan")}, "keys llama.*: norm_eps must be positive, got nan"),
     ({"llama.block_count": 2**40}, "key llama.block_count: expected layers for 20 tensors, found 1,099,511,627,776"),

@@ -216,6 +216,17 @@ def test_white_space_is_bounded(tiny: Writer) -> None:
     assert not tiny.allowed(constraint) & blanks
 
 
+@pytest.mark.parametrize(
+    ("pattern", "escapable"),
+    [('[^"]', "\\"), (r"[^\\/]", '"'), ('[^]"]', "\\"), ('[^-"]', "\\"), (r"\P{P}", ""), (r"[^a]", '"\\')],
+)
+def test_a_pattern_rules_quotes_and_backslashes_out(tiny: Writer, pattern: str, escapable: str) -> None:
+    constraint = tiny.compile("json_schema", {"type": "string", "pattern": f"^{pattern}*$"})
+    tiny.feed(constraint, '"\\')
+    either = {tiny.token_id(b'"'), tiny.token_id(b"\\")}
+    assert tiny.allowed(constraint) & either == {tiny.token_id(char.encode()) for char in escapable}
+
+
 def test_a_key_has_one_spelling(tiny: Writer) -> None:
     constraint = tiny.compile("json_schema", {"type": "object", "properties": {"a": {"type": "integer"}}})
     tiny.feed(constraint, '{"\\')
@@ -227,6 +238,14 @@ def test_a_schema_is_read_as_of_2020_whatever_it_says(tiny: Writer) -> None:
     dialect = "http://json-schema.org/draft-07/schema#"  # to which prefixItems means nothing
     schema = {"$schema": dialect, "type": "array", "prefixItems": [{"type": "null"}], "minItems": 1, "maxItems": 1}
     assert json.loads(tiny.write(tiny.compile("json_schema", schema))) == [None]
+
+
+def test_end_ids_that_are_no_tokens_are_left_out(tiny_checkpoint: Checkpoint) -> None:
+    tokenizer = tiny_checkpoint.tokenizer
+    end_ids = tiny_checkpoint.end_ids | {tokenizer.n_vocab + 3}
+    constraint = ConstraintCompiler(tokenizer, end_ids).compile(ResponseFormat("regex", "a?"))
+    allowed = np.flatnonzero(np.isfinite(constraint.apply(np.zeros(tokenizer.n_vocab + 8))))
+    assert set(allowed) == {*tokenizer.encode("a"), *tiny_checkpoint.end_ids}
 
 
 def test_constraints_of_one_compiler_are_independent(tiny: Writer) -> None:

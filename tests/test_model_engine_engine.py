@@ -403,6 +403,21 @@ def test_runner_that_fails_ends_everybody_with_an_error(engine: Engine, ask: Ask
     assert {generation.error for generation in generations} == {"The engine has stopped after an error (RuntimeError)."}
 
 
+def test_panic_of_a_library_ends_everybody_too(
+    engine: Engine, ask: Ask, runner: ScriptedRunner, tokenizer: Tokenizer
+) -> None:
+    class Panic(BaseException):  # as those of libraries in Rust
+        pass
+
+    def panic() -> None:
+        raise Panic
+
+    runner.at = {tokenizer.encode("b")[0]: panic}
+    generation = ask("ab")
+    assert (read(generation), generation.finish_reason) == ("", "error")
+    assert not engine.healthy
+
+
 def test_engine_that_failed_says_so(engine: Engine, ask: Ask, runner: ScriptedRunner) -> None:
     runner.broken = True
     read(ask("ab"))

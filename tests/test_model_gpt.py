@@ -19,7 +19,7 @@ from model.gpt import GPT
 from model.kv_cache import KVCache
 from model.sampling_params import SamplingParams
 
-N_TOKENS = 64
+N_TOKENS = 50
 
 # Each begins with the user and alternates; "system:" marks a system message.
 CONVERSATIONS = [

@@ -13,7 +13,7 @@ from model.sampling_params import ResponseFormat, SamplingParams
 
 ROOT = Path(__file__).parent.parent
 NAN, INF = math.nan, math.inf
-IDS = "a tuple of token ids"
+IDS = "a list of token ids"
 BIAS = "pairs of a token id, once each, and -100 to 100"
 
 BAD = [
@@ -34,7 +34,7 @@ BAD = [
         for name in ("banned_token_ids", "forced_token_ids", "stop_token_ids")
         for value in ([1], 1, "12", (-1,), (1.0,), (NAN,), (True,), (None,))
     ],
-    *[("stop", value, "a tuple of strings that are not empty") for value in (("",), ("a", ""), "ab", ["a"], (1,))],
+    *[("stop", value, "a list of strings that are not empty") for value in (("",), ("a", ""), "ab", ["a"], (1,))],
     *[("min_tokens", value, "a whole number, 0 or more") for value in (-1, 1.5, NAN, True)],
     ("min_tokens", 1025, "at most max_tokens"),
     *[("max_tokens", value, "a whole number, 1 or more") for value in (0, -1, 1.5, INF, NAN, True)],

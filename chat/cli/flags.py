@@ -75,13 +75,23 @@ def _parse(text: str) -> Overrides:
 
 
 def _from_json(name: str, value: Any) -> Any:
-    """Turn JSON's arrays into tuples, and an object into the dataclass that it stands for."""
-    if name == "response_format" and isinstance(value, dict):
-        try:
-            return ResponseFormat(**value)
-        except (TypeError, ValueError) as error:
-            text = str(error)
-            raise SettingsError(f"--param {text if text.startswith(name) else f'{name}: {text}'}") from None
-    if isinstance(value, list):
-        return tuple(_from_json("", item) for item in value)
+    """Turn JSON's arrays into tuples, and objects into what they stand for."""
+    match name, value:
+        case "response_format", dict():
+            return _response_format(value)
+        case "logit_bias", dict() if all(map(str.isdecimal, value)):  # JSON has no other keys than texts
+            return tuple((int(token_id), bias) for token_id, bias in value.items())
+        case _, list():
+            return tuple(_from_json("", item) for item in value)
     return value
+
+
+def _response_format(value: dict[str, Any]) -> ResponseFormat:
+    if not value.keys() <= {"kind", "source"}:
+        raise SettingsError(f"--param response_format: expected the keys kind and source, got {', '.join(value)}")
+    kind, source = value.get("kind"), value.get("source", "")
+    try:
+        # A schema may stand there as what it is
+        return ResponseFormat(kind, json.dumps(source) if isinstance(source, dict) else source)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise SettingsError(f"--param {error}") from None

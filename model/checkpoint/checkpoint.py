@@ -75,12 +75,14 @@ def load_model(
     for n_done, (name, shape) in enumerate(shapes.items(), 1):
         weights[name] = _read(checkpoint, name, shape, getattr(torch, dtype))
         progress(n_done, len(shapes))
-    if checkpoint.config.tied_head:
+    # Some checkpoints of tied heads hold the matrix twice, and say it is not shared
+    is_tied = checkpoint.config.tied_head or torch.equal(weights["lm_head.weight"], weights["wte.weight"])
+    if is_tied:
         weights["lm_head.weight"] = weights["wte.weight"]
     with torch.device("meta"):
         model = GPT(checkpoint.config)
     model.load_state_dict(weights, assign=True)
-    if checkpoint.config.tied_head:
+    if is_tied:
         model.lm_head.weight = model.wte.weight  # assigned, it has become a parameter of its own
     return model.requires_grad_(False).eval()
 

@@ -1,6 +1,7 @@
 """Files on the Hugging Face hub, brought over plain HTTP: cut downloads go on, and the hash decides at the end."""
 
 import hashlib
+import logging
 import os
 import shutil
 import time
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import httpx
 
 TIMEOUT = 30.0  # seconds of silence that end an attempt
+logger = logging.getLogger(__name__)
+
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)  # seconds before each attempt; when the last one fails, the download has failed
 WORTHWHILE = 1 << 20  # bytes: an attempt that brings as many is no failure, and the count begins anew
 
@@ -87,6 +90,8 @@ def _receive_all(hub: Hub, file: BinaryIO, n_bytes: int, progress: Callable[[int
             n_failures = 0 if file.tell() - n_before >= WORTHWHILE else n_failures + 1
             if file.tell() < n_bytes and n_failures == len(PAUSES):
                 raise CheckpointError(f"{hub.url}: {reason}; {file.tell():,} of {n_bytes:,} bytes are here")
+            if file.tell() < n_bytes and PAUSES[n_failures]:
+                logger.warning("%s: %s; trying again in %g s", hub.url, reason, PAUSES[n_failures])
 
 
 def _new_client() -> "httpx.Client":

@@ -107,7 +107,7 @@ class Engine:
                     if slot.sequence is not None:
                         self._step(slot, slot.sequence)
             self._end_all("cancelled")
-        except Exception as error:  # whatever it is: nobody may wait for a thread that is gone
+        except BaseException as error:  # whatever it is, a Rust library's panic too: nobody may wait for a dead thread
             logger.exception("the engine's worker died")
             self._failure = f"The engine has stopped after an error ({type(error).__name__})."
             self._end_all("error", self._failure)
