@@ -3,6 +3,7 @@
 ChatError
   + BlankMessage     nothing to send
   + MessageTooLong   more than the model, or the server, takes
+  + PromptFailed     the model's template or tokenizer gives no prompt for it
 """
 
 
@@ -24,3 +25,7 @@ class MessageTooLong(ChatError):
         super().__init__(f"The message is too long: it has {size:,} {unit}, and at most {limit:,} fit.")
         self.size = size
         self.limit = limit
+
+
+class PromptFailed(ChatError):
+    """The checkpoint gives no prompt for the message; the text is the reason that it had."""

@@ -5,11 +5,12 @@ import threading
 from dataclasses import asdict, replace
 
 from chat.context import Context, ContextBuilder
+from chat.errors import PromptFailed
 from chat.text import check_message
 from chat.turn import Ending, Turn
 from model.engine.engine import Engine
 from model.engine.generation import Generation
-from model.errors import ModelError
+from model.errors import CheckpointError, ModelError
 from model.sampling_params import SamplingParams
 from storage.conversations import ConversationStore
 from storage.tables import Channel, Conversation, Message
@@ -44,15 +45,19 @@ class DialogueManager:
         return self._store.create(owner_id, channel=channel, system_prompt=system_prompt, model=self.model_name)
 
     def check(self, text: str, params: SamplingParams, *, system_prompt: str | None = None) -> str:
-        """Return a message as it would be sent; raises BlankMessage or MessageTooLong."""
+        """Return a message as it would be sent; raises BlankMessage, MessageTooLong or PromptFailed."""
         text = check_message(text)
-        self._context_builder.build_alone(text, system_prompt=system_prompt, max_new_tokens=params.max_tokens)
+        try:
+            self._context_builder.build_alone(text, system_prompt=system_prompt, max_new_tokens=params.max_tokens)
+        except CheckpointError as error:
+            raise PromptFailed(str(error)) from error
         return text
 
     def send(self, owner_id: str, conversation_id: str, text: str, params: SamplingParams) -> Turn:
         """Store a message after the conversation's tip and start the reply to it.
 
-        Raises BlankMessage, MessageTooLong, ConversationNotFound, ConversationBusy: nothing has been stored then.
+        Raises BlankMessage, MessageTooLong, PromptFailed, ConversationNotFound, ConversationBusy: nothing has been
+        stored then.
         Whatever goes wrong later (ModelError: the engine is busy or has stopped, the template fails; ValueError:
         parameters that do not suit the model) leaves the message stored and its reply marked as error.
         """

