@@ -132,14 +132,13 @@ def forge(chooser: random.Random, tokenizer: Tokenizer) -> list[ChatMessage]:
     return [ChatMessage(role, tokenizer.representable(text)) for role, text in zip(roles, contents, strict=False)]
 
 
-@pytest.mark.parametrize("n_conversations", [13, pytest.param(250, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_content_becomes_a_control_token(default_checkpoint: Checkpoint, family: str, n_conversations: int) -> None:
-    """100,000 contents in all when slow: the control tokens of harmless ones, and the text of transformers."""
+def test_no_content_becomes_a_control_token(default_checkpoint: Checkpoint, family: str) -> None:
+    """Of 100,000 contents in all: the control tokens are those of harmless ones, the text is that of transformers."""
     source, tokenizer = (DATA / f"{family}.jinja").read_text(), default_checkpoint.tokenizer
     template, names = make(source, default_checkpoint), {i: name for name, i in tokenizer.control_tokens.items()}
     first = 1 if family == "mistral_v1" else 0  # it has no system prompt
-    for seed in range(n_conversations):
+    for seed in range(250):
         messages = forge(random.Random(seed), tokenizer)[first:]
         token_ids = template.encode(messages)
         harmless = template.encode([ChatMessage(message.role, "x") for message in messages])
