@@ -16,33 +16,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from filelock import FileLock, Timeout
 
+from chat.cli.bench import AgainstFlag, ChartFlag, JsonFileFlag, RunsFlag, run_bench
 from chat.cli.complete import print_reply, print_reply_as_json
 from chat.cli.flags import (
-    DataFlag,
-    DTypeFlag,
-    HostFlag,
+    ENGINE_SETTINGS,
     JsonFlag,
-    KVMemoryFlag,
     MaxTokensFlag,
-    ModelFlag,
     ParamFlag,
-    PortFlag,
     SeedFlag,
     SystemFlag,
     TemperatureFlag,
-    ThinkingFlag,
-    ThreadsFlag,
     override,
     sampling_overrides,
+    takes_settings,
 )
 from chat.cli.models import print_models, print_models_as_json
 from chat.cli.progress import progress_bar
 from chat.context import ContextBuilder
+from chat.engine import open_engine, plan_engine
 from chat.errors import ChatError
-from chat.settings import Settings, SettingsError, load_settings
+from chat.settings import Settings, SettingsError
 from chat.text import check_message
 from model.checkpoint.catalog import CATALOG, fetch, resolve
-from model.checkpoint.checkpoint import ITEM_BYTES, Checkpoint, load_model
+from model.checkpoint.checkpoint import Checkpoint
 from model.checkpoint.open import open_checkpoint
 from model.errors import ModelError
 from storage.errors import StorageError
@@ -50,12 +46,12 @@ from storage.errors import StorageError
 if TYPE_CHECKING:
     from chat.manager import DialogueManager
     from model.engine.engine import Engine
+    from model.engine.runner import Runner
     from storage.conversations import ConversationStore
 
 LOCAL_OWNER = "local"  # whoever sits at this machine
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHUTDOWN_SECONDS = 3
-MIN_CONTEXT = 128  # tokens; with fewer there is no conversation
 
 logger = logging.getLogger("parley")
 
@@ -67,51 +63,6 @@ def fetch_checkpoint(settings: Settings) -> Checkpoint:
     with progress_bar(f"Downloading {settings.model}", "B") as progress:
         path = resolve(settings.model, settings.data / "models", progress)
     return open_checkpoint(path)
-
-
-@contextmanager
-def open_engine(settings: Settings, checkpoint: Checkpoint) -> Iterator["Engine"]:
-    """Load a checkpoint's weights and start an engine on them."""
-    import torch
-
-    from model.engine.engine import Engine
-    from model.engine.runner import TorchRunner
-    from model.engine.sequence import Limits
-
-    torch.set_num_threads(settings.threads)
-    n_ctx, n_cached = context_length(settings, checkpoint), cached_positions(settings, checkpoint)
-    if n_ctx < checkpoint.config.n_ctx:
-        logger.info(
-            "A conversation may have %s of %s tokens; --kv-memory says how many.", n_ctx, checkpoint.config.n_ctx
-        )
-    try:
-        with progress_bar(f"Loading {checkpoint.path.name}", "tensors") as progress:
-            model = load_model(checkpoint, progress, dtype=settings.dtype)
-        limits = Limits(n_ctx, checkpoint.end_ids, n_cached)
-        engine = Engine(TorchRunner(model, n_ctx), checkpoint.tokenizer, limits)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "alloc" not in str(error):  # PyTorch has no error of its own for this
-            raise
-        raise ModelError(
-            f"{checkpoint.path}: expected memory for the weights and --kv-memory, found too little."
-        ) from None
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-def cached_positions(settings: Settings, checkpoint: Checkpoint) -> int:
-    """Return how many tokens of all conversations the memory for keys and values can hold."""
-    return settings.kv_memory * 2**20 // (checkpoint.config.n_cached * ITEM_BYTES[settings.dtype])
-
-
-def context_length(settings: Settings, checkpoint: Checkpoint) -> int:
-    """Return how many tokens one conversation may come to: what the model was trained for, if that can be cached."""
-    n_ctx = min(checkpoint.config.n_ctx, cached_positions(settings, checkpoint))
-    if n_ctx < min(checkpoint.config.n_ctx, MIN_CONTEXT):
-        raise SettingsError(f"--kv-memory: expected enough for {MIN_CONTEXT} tokens, found enough for {n_ctx}.")
-    return n_ctx
 
 
 @contextmanager
@@ -131,11 +82,12 @@ def open_dialogue(
             store = ConversationStore(database)
             if n_interrupted := store.interrupt_streaming():
                 show(f"{n_interrupted} replies were cut off at the last end; they are marked as interrupted.")
-            with open_engine(settings, checkpoint) as engine:
+            plan = plan_engine(settings, checkpoint)
+            with open_engine(settings, checkpoint, plan) as engine:
                 manager = DialogueManager(
                     store,
                     engine,
-                    new_context_builder(settings, checkpoint),
+                    new_context_builder(settings, checkpoint, plan.n_ctx),
                     model_name=name_of_model(settings),
                     sampling_params=checkpoint.sampling_params,
                 )
@@ -147,10 +99,10 @@ def open_dialogue(
             database.close()
 
 
-def new_context_builder(settings: Settings, checkpoint: Checkpoint) -> ContextBuilder:
-    """Return the builder of prompts for a checkpoint."""
+def new_context_builder(settings: Settings, checkpoint: Checkpoint, n_ctx: int) -> ContextBuilder:
+    """Return the builder of prompts of up to n_ctx tokens for a checkpoint."""
     template = checkpoint.chat_template.with_thinking() if settings.thinking else checkpoint.chat_template
-    return ContextBuilder(template, checkpoint.tokenizer, context_length(settings, checkpoint))
+    return ContextBuilder(template, checkpoint.tokenizer, n_ctx)
 
 
 @contextmanager
@@ -192,29 +144,11 @@ def parley(context: typer.Context) -> None:
 
 
 @cli.command()
-def serve(
-    data: DataFlag = None,
-    model: ModelFlag = None,
-    dtype: DTypeFlag = None,
-    kv_memory: KVMemoryFlag = None,
-    thinking: ThinkingFlag = None,
-    host: HostFlag = None,
-    port: PortFlag = None,
-    threads: ThreadsFlag = None,
-) -> None:
+@takes_settings(*ENGINE_SETTINGS, "thinking", "host", "port")
+def serve(settings: Settings) -> None:
     """Serve the web app until SIGINT or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after its own end
         signal.signal(number, lambda *_: sys.exit())
-    settings = load_settings(
-        data=data,
-        model=model,
-        dtype=dtype,
-        kv_memory=kv_memory,
-        thinking=thinking,
-        host=host,
-        port=port,
-        threads=threads,
-    )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for name in ("alembic", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -272,13 +206,9 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @cli.command()
+@takes_settings(*ENGINE_SETTINGS, "thinking")
 def chat(
-    data: DataFlag = None,
-    model: ModelFlag = None,
-    dtype: DTypeFlag = None,
-    kv_memory: KVMemoryFlag = None,
-    thinking: ThinkingFlag = None,
-    threads: ThreadsFlag = None,
+    settings: Settings,
     temperature: TemperatureFlag = None,
     max_tokens: MaxTokensFlag = None,
     seed: SeedFlag = None,
@@ -286,9 +216,6 @@ def chat(
     system: SystemFlag = None,
 ) -> None:
     """Chat in the terminal; the conversation is kept beside those of the web app."""
-    settings = load_settings(
-        data=data, model=model, dtype=dtype, kv_memory=kv_memory, thinking=thinking, threads=threads
-    )
     overrides = sampling_overrides(temperature, max_tokens, seed, param)
     from chat.terminal import run_terminal
 
@@ -297,14 +224,10 @@ def chat(
 
 
 @cli.command()
+@takes_settings(*ENGINE_SETTINGS, "thinking")
 def complete(
+    settings: Settings,
     text: Annotated[str, typer.Argument(help="What to answer or, with --raw, to continue.")],
-    data: DataFlag = None,
-    model: ModelFlag = None,
-    dtype: DTypeFlag = None,
-    kv_memory: KVMemoryFlag = None,
-    thinking: ThinkingFlag = None,
-    threads: ThreadsFlag = None,
     temperature: TemperatureFlag = None,
     max_tokens: MaxTokensFlag = None,
     seed: SeedFlag = None,
@@ -316,23 +239,21 @@ def complete(
     """Print the reply to a text, and nothing else; nothing is kept."""
     if raw and system is not None:
         raise SettingsError("--system cannot be combined with --raw: a raw text has no system prompt.")
-    settings = load_settings(
-        data=data, model=model, dtype=dtype, kv_memory=kv_memory, thinking=thinking, threads=threads
-    )
     overrides = sampling_overrides(temperature, max_tokens, seed, param)
     if not as_json and overrides.get("logprobs") is not None:
         raise SettingsError("--param logprobs cannot be shown without --json.")
     text = check_message(text)
     checkpoint = fetch_checkpoint(settings)
+    plan = plan_engine(settings, checkpoint)
     params = override(checkpoint.sampling_params, overrides)
     if raw:
         token_ids = [] if checkpoint.bos_id is None else [checkpoint.bos_id]
         token_ids += checkpoint.tokenizer.encode(text)
     else:
-        builder = new_context_builder(settings, checkpoint)
+        builder = new_context_builder(settings, checkpoint, plan.n_ctx)
         context = builder.build_alone(text, system_prompt=system, max_new_tokens=params.max_tokens)
         token_ids, params = context.token_ids, context.params(params)
-    with open_engine(settings, checkpoint) as engine:
+    with open_engine(settings, checkpoint, plan) as engine:
         try:
             generation = engine.submit(token_ids, params, owner=LOCAL_OWNER)
         except ValueError as error:  # parameters that do not suit this model
@@ -344,35 +265,57 @@ def complete(
 
 
 @models_cli.callback(invoke_without_command=True)
-def models(context: typer.Context, data: DataFlag = None, as_json: JsonFlag = False) -> None:
+@takes_settings("data")
+def models(settings: Settings, context: typer.Context, as_json: JsonFlag = False) -> None:
     """List the models that are known by name, and which of them are here."""
     if context.invoked_subcommand is None:
-        folder = load_settings(data=data).data / "models"
+        folder = settings.data / "models"
         (print_models_as_json if as_json else print_models)(folder)
 
 
 @models_cli.command()
-def pull(
-    name: Annotated[str, typer.Argument(help="A name that `parley models` lists.")], data: DataFlag = None
-) -> None:
+@takes_settings("data")
+def pull(settings: Settings, name: Annotated[str, typer.Argument(help="A name that `parley models` lists.")]) -> None:
     """Download a model, going on where an earlier download was cut off, and check it."""
     if name not in CATALOG:
         raise SettingsError(f"models pull: expected one of {', '.join(CATALOG)}, got {name!r}")
     with progress_bar(f"Downloading {name}", "B") as progress:
-        path = fetch(CATALOG[name], load_settings(data=data).data / "models", progress)
+        path = fetch(CATALOG[name], settings.data / "models", progress)
     typer.echo(path)
 
 
+@contextmanager
+def open_for_bench(settings: Settings) -> Iterator[tuple["Engine", "Runner"]]:
+    """Start an engine in a process of its own, and give its runner too."""
+    checkpoint = fetch_checkpoint(settings)
+    with open_engine(settings, checkpoint, plan_engine(settings, checkpoint)) as engine:
+        yield engine, engine.runner
+
+
 @cli.command()
+@takes_settings(*ENGINE_SETTINGS)
+def bench(
+    settings: Settings,
+    against: AgainstFlag = "",
+    json_file: JsonFileFlag = None,
+    chart: ChartFlag = None,
+    runs: RunsFlag = 5,
+) -> None:
+    """Measure speed, memory and exactness on this machine, beside other programs if asked."""
+    from app import open_for_bench as open_parley  # by the name under which another process can import it
+
+    run_bench(settings, fetch_checkpoint, open_parley, against=against, json_file=json_file, chart=chart, runs=runs)
+
+
+@cli.command()
+@takes_settings("data", "dtype")
 def convert(
+    settings: Settings,
     model: Annotated[str, typer.Argument(help="A name of `parley models`, a GGUF file, or a Hugging Face folder.")],
     folder: Annotated[Path, typer.Argument(help="The folder to write; it must not exist, or be empty.")],
-    data: DataFlag = None,
-    dtype: DTypeFlag = None,
 ) -> None:
     """Write a model as a Hugging Face folder, which transformers and vLLM can load."""
-    settings = load_settings(data=data, model=model, dtype=dtype)
-    checkpoint = fetch_checkpoint(settings)
+    checkpoint = fetch_checkpoint(settings.model_copy(update={"model": model}))
     from model.checkpoint.convert import convert as write_folder
 
     with progress_bar(f"Writing {folder.name}", "tensors") as progress:

@@ -36,6 +36,7 @@ class Context:
     """A prompt, and the account of how it came about."""
 
     token_ids: list[int]
+    n_shared: int  # of the first tokens: what the template begins with, the same for all owners
     ledger: Ledger
     stop: tuple[str, ...]  # what would begin the next turn, for a template without control tokens
 
@@ -64,6 +65,7 @@ class ContextBuilder:
         self._tokenizer = tokenizer
         self._n_ctx = n_ctx
         self._overhead = _measure_overhead(chat_template)
+        self._beginning = _find_beginning(chat_template)
 
     def build(self, path: Sequence[Message], *, system_prompt: str | None, max_new_tokens: int) -> Context:
         """Return the prompt for the path from the root to the user's newest message.
@@ -84,7 +86,9 @@ class ContextBuilder:
             size = turns[-1][-1].tokens
             raise MessageTooLong(size, max(0, budget - (len(token_ids) - size)), "tokens")
         ledger = Ledger(budget=budget, messages=_account(turns, first))
-        return Context(token_ids, ledger, self._chat_template.stop)
+        # a conversation's own system prompt is nobody else's; and what a template begins with may depend on the day
+        n_shared = 0 if system else _n_common(self._beginning, token_ids)
+        return Context(token_ids, n_shared, ledger, self._chat_template.stop)
 
     def build_alone(self, text: str, *, system_prompt: str | None, max_new_tokens: int) -> Context:
         """Return the prompt for a message with nothing before it; raises MessageTooLong."""
@@ -122,6 +126,22 @@ def _measure_overhead(chat_template: ChatTemplate) -> int:
     question, answer = ChatMessage("user", ""), ChatMessage("assistant", "")
     turn = len(chat_template.encode([question, answer, question])) - len(chat_template.encode([question]))
     return -(-turn // 2)
+
+
+def _find_beginning(chat_template: ChatTemplate) -> list[int]:
+    """Return the tokens that come before anything a user wrote: the template's default system prompt, if it has one."""
+    prompt, other = (chat_template.encode([ChatMessage("user", text)]) for text in ("A", "1"))
+    return prompt[: _n_common(prompt, other)]
+
+
+def _n_common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many tokens two prompts have in common at their beginning."""
+    n_common = 0
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            break
+        n_common += 1
+    return n_common
 
 
 def _to_chat_message(entry: _Entry) -> ChatMessage:

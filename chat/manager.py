@@ -104,7 +104,9 @@ class DialogueManager:
             context = self._context_builder.build(
                 path, system_prompt=conversation.system_prompt, max_new_tokens=params.max_tokens
             )
-            generation = self._engine.submit(context.token_ids, context.params(params), owner=owner_id)
+            generation = self._engine.submit(
+                context.token_ids, context.params(params), owner=owner_id, n_shared=context.n_shared
+            )
         except (ModelError, ValueError):  # the last for parameters that do not suit this model
             self._store.finish_reply(owner_id, reply.id, content="", status="error", finish_reason="error")
             raise

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, ValidationError, field_validator
@@ -9,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.checkpoint.catalog import DEFAULT_MODEL
 from model.checkpoint.checkpoint import DType
+from model.engine.runner import KVDType
 
 
 class SettingsError(Exception):
@@ -29,9 +31,15 @@ class Settings(BaseSettings):
         description="A name that `parley models` lists, or the path of a GGUF file or of a Hugging Face folder.",
     )
     dtype: DType = Field("float32", description="The type of numbers to compute with.")
-    kv_memory: int = Field(
-        384, ge=1, le=2**20, description="MiB for the keys and values of all conversations; bounds the context too."
+    device: str = Field("cpu", description="Where PyTorch computes: cpu, cuda, mps …")
+    native: Literal["auto", "off"] = Field(
+        "auto", description="Whether the native kernels compute where they can be compiled, or PyTorch always does."
     )
+    kv_memory: int | None = Field(
+        None, ge=1, le=2**20, description="MiB for the keys and values of all conversations; bounds the context too."
+    )
+    kv_dtype: KVDType = Field("int16", description="The type of keys and values in the native kernels.")
+    draft: int = Field(0, ge=0, le=16, description="How many tokens are guessed ahead and checked in one step.")
     thinking: bool = Field(False, description="Let models that can think do so before they answer.")
     host: str = Field("127.0.0.1", description="The address to listen on; loopback only.")
     port: int = Field(7860, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")

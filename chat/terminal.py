@@ -52,8 +52,6 @@ def _print_reply(turn: Turn) -> None:
 
 
 def _print_progress(snapshot: Snapshot) -> None:
-    """Show how much of a long message has been read, in a line that the reply overwrites; on a terminal only."""
-    if sys.stdout.isatty() and snapshot.prefilled_tokens:
-        reading = f"Reading {snapshot.prefilled_tokens:,} of {snapshot.prompt_tokens:,} tokens …"
-        is_reading = snapshot.status == "streaming" and not snapshot.text
-        sys.stdout.write("\r\x1b[K" + (reading if is_reading else ""))
+    """Show what goes on before the first words, in a line that the reply overwrites; on a terminal only."""
+    if sys.stdout.isatty():
+        sys.stdout.write(f"\r\x1b[K{snapshot.progress}")

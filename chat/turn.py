@@ -22,9 +22,21 @@ class Snapshot:
 
     text: str
     status: Status
+    queue_position: int  # 1 is the next to be written, 0 does not wait
     prompt_tokens: int
     prefilled_tokens: int  # how much of the prompt the model has read
     error: str | None
+
+    @property
+    def progress(self) -> str:
+        """What goes on before the first words, for a reader who waits for them; nothing once there are some."""
+        if self.text or self.status != "streaming":
+            return ""
+        if self.queue_position:
+            return f"Waiting: {_ordinal(self.queue_position)} in line …"
+        if self.prefilled_tokens:
+            return f"Reading {self.prefilled_tokens:,} of {self.prompt_tokens:,} tokens …"
+        return "Waiting for the model …"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +99,7 @@ class Turn:
             return Snapshot(
                 text=self._text,
                 status=self._status,
+                queue_position=self._generation.queue_position,
                 prompt_tokens=self._generation.prompt_tokens,
                 prefilled_tokens=self._generation.prefilled_tokens,
                 error=self._error,
@@ -157,3 +170,9 @@ class Turn:
         with self._changed:
             self._text, self._status, self._error = text, status, error
             self._changed.notify_all()
+
+
+def _ordinal(number: int) -> str:
+    """Return a place in a line as it is said: 1st, 2nd, 3rd, 4th, 11th, 21st."""
+    is_teen = number // 10 % 10 == 1
+    return f"{number}{'th' if is_teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"

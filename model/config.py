@@ -6,6 +6,7 @@ from typing import Literal
 
 MAX_CTX = 2**24  # beyond it, fp32 cannot tell positions apart
 MAX_SIZE = 2**31  # of any other dimension; real ones stay far below
+BLOCK_SIZE = 16  # positions whose keys and values are kept together
 
 
 @dataclass(frozen=True, slots=True)

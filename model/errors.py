@@ -26,7 +26,11 @@ class PromptTooLong(ModelError):
 
 
 class EngineBusy(ModelError):
-    """The engine's queue is full."""
+    """The engine's queue is full, or one owner's share of it."""
+
+    def __init__(self, text: str, retry_after: int = 1) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after  # seconds until there may be a place, 1 or more
 
 
 class EngineStopped(ModelError):

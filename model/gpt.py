@@ -11,13 +11,14 @@ sequences, T tokens of one, S positions it may see, H heads, D = head_dim.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import GPTConfig
-from model.kv_cache import KVCache
+from model.kv_cache import CacheView
 from model.rope import Rotation, rope_frequencies, rope_magnitude
 
 NORMS: dict[str, Callable[[int, float], nn.Module]] = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
@@ -29,12 +30,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """One sequence of a packed row: its tokens, and what they may see."""
+class Step:
+    """What the layers need to know of one forward pass."""
 
-    rows: slice  # of N
-    cache: KVCache | None
-    masks: dict[int | None, Tensor | None]  # by window: (T, S), None where everything may be seen
+    rows: list[slice]  # of N, the tokens of each sequence
+    masks: list[dict[int | None, Tensor | None]]  # of each, by window: (T, S); None where everything may be seen
+    rotation: Rotation | None  # None where positions are learned
+    cache: CacheView | None  # None where every sequence begins here
 
 
 class CausalSelfAttention(nn.Module):
@@ -54,24 +56,26 @@ class CausalSelfAttention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.c_proj = nn.Linear(n_query, config.n_embd, bias=config.proj_bias)
 
-    def forward(self, x: Tensor, spans: Sequence[Span], rotation: Rotation | None) -> Tensor:
+    def forward(self, x: Tensor, step: Step) -> Tensor:
         """Return what each token of x (N, n_embd) gathers from those it may see: (N, n_embd)."""
         q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.c_q, self.c_k, self.c_v))
         q, k = self.q_norm(q), self.k_norm(k)  # (N, H, D)
-        if self.rotates and rotation is not None:
-            q, k = rotation(q), rotation(k)
-        y = torch.cat([self._attend(q[span.rows], k[span.rows], v[span.rows], span) for span in spans])
-        return self.c_proj(y.flatten(-2))
+        if self.rotates and step.rotation is not None:
+            q, k = step.rotation(q), step.rotation(k)
+        q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)  # (H, N, D)
+        if step.cache is not None:
+            step.cache.write(self.layer, k, v)
+        ys = []
+        for i, (rows, masks) in enumerate(zip(step.rows, step.masks, strict=True)):
+            keys, values = step.cache.read(self.layer, i) if step.cache is not None else (k[:, rows], v[:, rows])
+            ys.append(_attend(q[:, rows], keys, values, masks[self.window]))
+        return self.c_proj(torch.cat(ys, dim=1).transpose(0, 1).flatten(1))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, span: Span) -> Tensor:
-        q, k, v = (x.transpose(0, 1) for x in (q, k, v))  # (H, T, D)
-        if span.cache is not None:
-            k, v = span.cache.append(self.layer, k, v)  # (H, S, D)
-        # SDPA takes its fast paths with a batch dimension only
-        y = F.scaled_dot_product_attention(
-            q[None], k[None], v[None], attn_mask=span.masks[self.window], enable_gqa=True
-        )
-        return y[0].transpose(0, 1)  # (T, H, D)
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Return what queries (H, T, D) gather from keys and values (n_kv_head, S, D): (H, T, D)."""
+    # SDPA takes its fast paths with a batch dimension only
+    return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, enable_gqa=True)[0]
 
 
 class MLP(nn.Module):
@@ -101,16 +105,16 @@ class Block(nn.Module):
         self.ln_2 = NORMS[config.norm](config.n_embd, config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, spans: Sequence[Span], rotation: Rotation | None) -> Tensor:
+    def forward(self, x: Tensor, step: Step) -> Tensor:
         """Return x (N, n_embd), the residual stream, with this layer's part added."""
-        x = x + self.attn(self.ln_1(x), spans, rotation)
+        x = x + self.attn(self.ln_1(x), step)
         return x + self.mlp(self.ln_2(x))
 
 
 class GPT(nn.Module):
     """Token ids to logits.
 
-    Without caches it is the reference. With them, one per sequence, tokens follow those already cached.
+    Without a cache it is the reference. With one, the tokens of each sequence follow those that it has cached.
     """
 
     frequencies: Tensor  # (D / 2,) of rotary positions; none where positions are learned
@@ -128,49 +132,52 @@ class GPT(nn.Module):
         frequencies = rope_frequencies(config.rope, config.head_dim) if config.rope else torch.empty(0, device="cpu")
         self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def forward(self, token_ids: Tensor, lengths: Sequence[int], caches: Sequence[KVCache] | None = None) -> Tensor:
-        """Return the logits of every position, (N, vocab_size).
+    def forward(
+        self,
+        token_ids: Tensor,
+        lengths: Sequence[int],
+        cache: CacheView | None = None,
+        n_logits: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return logits: of every position, (N, vocab_size), or of the last `n_logits[i]` of each sequence.
 
         `token_ids` (N,) are those of all sequences, one after another; `lengths` says how many are each one's.
         """
-        return self.lm_head(self._hidden(token_ids, lengths, caches))
-
-    def next_logits(self, token_ids: Tensor, lengths: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
-        """Return the logits after the last token of each sequence, (len(lengths), vocab_size): what decoding needs."""
-        last = torch.tensor(lengths, device=token_ids.device).cumsum(0) - 1
-        return self.lm_head(self._hidden(token_ids, lengths, caches)[last])
-
-    def _hidden(self, token_ids: Tensor, lengths: Sequence[int], caches: Sequence[KVCache] | None) -> Tensor:
-        starts = [cache.length for cache in caches] if caches is not None else [0] * len(lengths)
+        starts = cache.starts if cache is not None else [0] * len(lengths)
         positions = self._positions(starts, lengths, token_ids.device)
         x = self.wte(token_ids)  # (N, n_embd)
         if self.wpe is not None:
             x = x + self.wpe(positions)
-        rope = self.config.rope
-        rotation = Rotation(positions, self.frequencies, rope_magnitude(rope)) if rope else None
-        spans = self._spans(starts, lengths, caches, token_ids.device)
+        step = self._step(starts, lengths, positions, cache, x.dtype)
         for block in self.h:
-            x = block(x, spans, rotation)
-        for cache, length in zip(caches or (), lengths, strict=caches is not None):
-            cache.advance(length)
-        return self.ln_f(x)
+            x = block(x, step)
+        if n_logits is not None:
+            x = torch.cat([x[rows.stop - n : rows.stop] for rows, n in zip(step.rows, n_logits, strict=True)])
+        return self.lm_head(self.ln_f(x))
 
     def _positions(self, starts: Sequence[int], lengths: Sequence[int], device: torch.device) -> Tensor:
         ends = [start + length for start, length in zip(starts, lengths, strict=True)]
         assert max(ends) <= self.config.n_ctx, f"{max(ends)} tokens exceed {self.config.n_ctx}"
         return torch.cat([torch.arange(start, end, device=device) for start, end in zip(starts, ends, strict=True)])
 
-    def _spans(
-        self, starts: Sequence[int], lengths: Sequence[int], caches: Sequence[KVCache] | None, device: torch.device
-    ) -> list[Span]:
+    def _step(
+        self,
+        starts: Sequence[int],
+        lengths: Sequence[int],
+        positions: Tensor,
+        cache: CacheView | None,
+        dtype: torch.dtype,
+    ) -> Step:
+        rope = self.config.rope
+        rotation = Rotation(positions, self.frequencies, rope_magnitude(rope)) if rope else None
+        ends = accumulate(lengths)
+        rows = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
         windows = {self.config.window_of(layer) for layer in range(self.config.n_layer)}
-        spans, end = [], 0
-        for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-            rows = slice(end, end + length)
-            masks = {window: _causal_mask(start, length, window, device) for window in windows}
-            spans.append(Span(rows, caches[i] if caches is not None else None, masks))
-            end = rows.stop
-        return spans
+        masks = [
+            {window: _causal_mask(start, length, window, dtype, positions.device) for window in windows}
+            for start, length in zip(starts, lengths, strict=True)
+        ]
+        return Step(rows, masks, rotation, cache)
 
 
 def _new_embedding(n_rows: int, n_columns: int) -> nn.Embedding:
@@ -180,10 +187,12 @@ def _new_embedding(n_rows: int, n_columns: int) -> nn.Embedding:
     return nn.Embedding.from_pretrained(weight, freeze=False)
 
 
-def _causal_mask(start: int, length: int, window: int | None, device: torch.device) -> Tensor | None:
+def _causal_mask(
+    start: int, length: int, window: int | None, dtype: torch.dtype, device: torch.device
+) -> Tensor | None:
     """Let token i see positions up to start + i, the last `window` of them; None where that is all there are."""
     if length == 1 and (window is None or start < window):
         return None
-    ones = torch.ones(length, start + length, dtype=torch.bool, device=device)
-    mask = ones.tril(diagonal=start)  # (T, S)
-    return mask if window is None else mask.triu(diagonal=start - window + 1)
+    hidden = torch.full((length, start + length), -torch.inf, dtype=dtype, device=device)
+    mask = hidden.triu(start + 1)  # (T, S), added to the scores: what is to come
+    return mask if window is None else mask + hidden.tril(start - window)  # and what is too long ago

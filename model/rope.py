@@ -60,10 +60,10 @@ class Rotation:
 
     def __init__(self, positions: Tensor, frequencies: Tensor, magnitude: float) -> None:
         angles = torch.outer(positions.float(), frequencies)[:, None]  # (N, 1, D / 2), one for all heads
-        self._cos, self._sin = angles.cos() * magnitude, angles.sin() * magnitude
+        cos, sin = angles.cos() * magnitude, angles.sin() * magnitude
+        self._cos, self._sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Turn pair j of each head of x (N, H, D): its elements j and j + D / 2."""
-        first, second = x.chunk(2, dim=-1)
-        turned = (first * self._cos - second * self._sin, second * self._cos + first * self._sin)
-        return torch.cat(turned, dim=-1).to(x.dtype)
+        partners = x.roll(x.size(-1) // 2, dims=-1)
+        return (x * self._cos + partners * self._sin).to(x.dtype)

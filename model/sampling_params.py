@@ -10,6 +10,11 @@ from typing import Literal, get_args
 
 ResponseKind = Literal["json_object", "json_schema", "regex"]
 
+MAX_STOP = 32
+"""Stop strings: each is looked for after every token."""
+MAX_STOP_LENGTH = 256
+"""Characters of a stop string: so much text may be held back."""
+
 
 @dataclass(frozen=True, slots=True)
 class ResponseFormat:
@@ -118,6 +123,9 @@ class SamplingParams:
     def _check_ends(self) -> None:
         stop_holds = isinstance(self.stop, tuple) and all(isinstance(text, str) and text for text in self.stop)
         self._check("stop", stop_holds, "a list of strings that are not empty")
+        _check("stop", len(self.stop), len(self.stop) <= MAX_STOP, f"at most {MAX_STOP} strings")
+        longest = max(map(len, self.stop), default=0)
+        _check("stop", longest, longest <= MAX_STOP_LENGTH, f"strings of at most {MAX_STOP_LENGTH} characters")
         self._check("stop_token_ids", _is_ids(self.stop_token_ids), "a list of token ids")
         self._check("max_tokens", _is_int(self.max_tokens, 1), "a whole number, 1 or more")
         self._check("min_tokens", _is_int(self.min_tokens, 0), "a whole number, 0 or more")

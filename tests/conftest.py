@@ -20,8 +20,8 @@ from model.checkpoint.checkpoint import Checkpoint, load_model
 from model.checkpoint.open import open_checkpoint
 from model.engine.engine import Engine
 from model.engine.generation import FinishReason, Generation, Piece, Usage
-from model.engine.runner import TorchRunner
 from model.engine.sequence import Limits
+from model.engine.torch_runner import TorchRunner
 from model.errors import ModelError
 from model.gpt import GPT
 from model.sampling_params import SamplingParams
@@ -99,7 +99,9 @@ class ScriptedEngine:
         self.prompts: list[list[int]] = []
         self.params: list[SamplingParams] = []
 
-    def submit(self, token_ids: list[int], params: SamplingParams, *, owner: str) -> Generation:
+    def submit(
+        self, token_ids: list[int], params: SamplingParams, *, owner: str, n_shared: int = 0, timeout: float = 60
+    ) -> Generation:
         if self.failure:
             raise self.failure
         self.prompts.append(token_ids)
@@ -150,8 +152,8 @@ def tiny_model(tiny_checkpoint: Checkpoint) -> GPT:
 
 @pytest.fixture
 def tiny_engine(tiny_checkpoint: Checkpoint, tiny_model: GPT) -> Iterator[Engine]:
-    limits = Limits(tiny_checkpoint.config.n_ctx, tiny_checkpoint.end_ids, n_cached=10_000)
-    engine = Engine(TorchRunner(tiny_model, 256), tiny_checkpoint.tokenizer, limits)
+    limits = Limits(tiny_checkpoint.config.n_ctx, tiny_checkpoint.end_ids)
+    engine = Engine(TorchRunner(tiny_model, 300), tiny_checkpoint.tokenizer, limits)
     yield engine
     engine.close()
 

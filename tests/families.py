@@ -4,7 +4,8 @@ Weights are far larger than those of a fresh model, so that attention has prefer
 is left at 0 or 1 that a reader could forget: biases and norms are random as well.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from model.config import BLOCK_SIZE
 from model.gpt import GPT
 from model.kv_cache import KVCache
 
@@ -141,6 +143,15 @@ def write_hf_folder(model: PreTrainedModel, folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For networks so tiny, threads are all waiting."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 # What a network computes for four texts of unequal lengths: by transformers, and by GPT in three ways
 
 LENGTHS = [60, 2, 17, 33]
@@ -167,33 +178,47 @@ def whole_logits(model: GPT) -> list[Tensor]:
     return [model(text, [text.numel()]) for text in texts()]
 
 
+N_BLOCKS = N_CTX // BLOCK_SIZE  # of one text
+
+
+def new_cache(model: GPT, n_blocks: int) -> KVCache:
+    """A cache like the model's weights, full of what must never be read."""
+    cache = KVCache(model.config, n_blocks, model.wte.weight.dtype, model.wte.weight.device)
+    cache.keys.fill_(torch.nan)
+    cache.values.fill_(torch.nan)
+    return cache
+
+
 @torch.inference_mode()
 def stepwise_logits(model: GPT) -> list[Tensor]:
-    """Token by token over a cache."""
-    logits = []
-    for text in texts():
-        cache = KVCache(model.config, N_CTX)
-        logits.append(torch.cat([model(token_id[None], [1], [cache]) for token_id in text]))
-    return logits
+    """Token by token over a cache, its blocks in reverse."""
+    cache, table = new_cache(model, N_BLOCKS), range(N_BLOCKS)[::-1]
+    return [
+        torch.cat([model(text[i : i + 1], [1], cache.view([i], [1], [table])) for i in range(text.numel())])
+        for text in texts()
+    ]
 
 
 @torch.inference_mode()
 def packed_logits(model: GPT) -> list[Tensor]:
-    """All texts in one row, without padding: first the halves of all, then the rest over the caches."""
-    caches = [KVCache(model.config, N_CTX) for _ in LENGTHS]
-    halves = []
+    """All texts in one row, without padding: first the halves of all, then the rest over a cache that they share."""
+    cache = new_cache(model, N_BLOCKS * len(LENGTHS))
+    tables = [range(i, cache.n_blocks, len(LENGTHS)) for i in range(len(LENGTHS))]
+    starts, halves = [0] * len(LENGTHS), []
     for texts_of_row in zip(*(text.chunk(2) for text in texts()), strict=True):
         lengths = [text.numel() for text in texts_of_row]
-        halves.append(model(torch.cat(texts_of_row), lengths, caches).split(lengths))
+        halves.append(model(torch.cat(texts_of_row), lengths, cache.view(starts, lengths, tables)).split(lengths))
+        starts = lengths
     return [torch.cat(parts) for parts in zip(*halves, strict=True)]
 
 
 @torch.inference_mode()
 def greedy(model: GPT, prompt: Tensor, n_tokens: int) -> Tensor:
     """The prompt (T,) and the most likely token after it, and so on."""
-    cache, token_ids = KVCache(model.config, N_CTX), prompt
-    new = prompt
+    cache, token_ids, start = new_cache(model, N_BLOCKS), prompt, 0
     for _ in range(n_tokens):
-        new = model.next_logits(new, [new.numel()], [cache]).argmax(-1)
-        token_ids = torch.cat([token_ids, new])
+        length = token_ids.numel() - start
+        view = cache.view([start], [length], [range(N_BLOCKS)])
+        logits = model(token_ids[start:], [length], view, [1])
+        token_ids, start = torch.cat([token_ids, logits.argmax(-1)]), start + length
     return token_ids

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from conftest import ROOT, Server, write_tiny_gguf
 from families import FAMILIES
 from gguf_files import write_gguf
@@ -23,9 +22,7 @@ from gguf_files import write_gguf
 import app
 from chat.settings import load_settings
 from model.checkpoint.catalog import CATALOG, DEFAULT_MODEL
-from model.checkpoint.checkpoint import Checkpoint
 from model.checkpoint.open import open_checkpoint
-from model.sampling_params import SamplingParams
 from storage.conversations import ConversationStore
 from storage.database import Database
 from storage.tables import Conversation, Message
@@ -264,20 +261,11 @@ def test_complete_keeps_to_a_schema(default_path: Path, tmp_path: Path) -> None:
     assert list(json.loads(answer.stdout)) == ["age"]
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_engine_computes_in_the_type_that_is_asked_for(tiny_checkpoint: Checkpoint, dtype: str) -> None:
-    with app.open_engine(load_settings(dtype=dtype), tiny_checkpoint) as engine:
-        generation = engine.submit([3, 4], SamplingParams(max_tokens=5), owner="ada")
-        assert len(list(generation)) <= 5
-        assert engine._runner._dtype == getattr(torch, dtype)
-    assert generation.finish_reason in ("length", "stop")
-
-
 @pytest.mark.parametrize(("thinking", "expected"), [(True, "True"), (False, "False")])
 def test_thinking_reaches_the_template(tmp_path: Path, thinking: bool, expected: str) -> None:
     template = "{{ messages[-1].content }}{{ enable_thinking }}"
     checkpoint = open_checkpoint(write_tiny_gguf(tmp_path / "tiny.gguf", tokenizer_chat_template=template))
-    builder = app.new_context_builder(load_settings(thinking=thinking), checkpoint)
+    builder = app.new_context_builder(load_settings(thinking=thinking), checkpoint, 64)
     context = builder.build_alone("hello", system_prompt=None, max_new_tokens=5)
     assert checkpoint.tokenizer.decode(context.token_ids) == f"hello{expected}"
 

@@ -93,7 +93,7 @@ def test_file_that_is_no_model_is_refused(refusal: Refusal, weights: Path, name:
 
 
 def test_memory_for_too_few_tokens_is_refused(refusal: Refusal, default_path: Path) -> None:
-    text = "--kv-memory: expected enough for 128 tokens, found enough for 22."
+    text = "--kv-memory: expected enough for 128 tokens, found enough for 32."
     assert refusal("complete", "hi", "--kv-memory", "1", "--model", str(default_path)) == text
 
 

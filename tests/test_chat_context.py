@@ -6,11 +6,15 @@ from hypothesis import strategies as st
 
 from chat.context import ContextBuilder
 from chat.errors import MessageTooLong
+from model.chat_template import ChatTemplate
 from model.checkpoint.checkpoint import Checkpoint
 from storage.tables import Message, Role
 
 N_CTX = 200
 SYSTEM = "Be brief."
+KIND = "{% if messages[0].role != 'system' %}Be kind.\n{% endif %}"
+COUNTING = "{{ messages | length }} messages.\n"
+CONTENTS = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +127,33 @@ def test_two_messages_without_a_reply_between_become_one(builder: ContextBuilder
     path = [said("user", "one"), said("assistant", ""), said("user", "two")]
     spelled = builder.build(path, system_prompt=None, max_new_tokens=50).token_ids
     assert tiny_checkpoint.tokenizer.decode(spelled) == "user\none\n\ntwo\nassistant\n"
+
+
+def shared(checkpoint: Checkpoint, template: str, path: list[Message], system_prompt: str | None = None) -> str:
+    """What a conversation of so many messages shares with those of other owners."""
+    builder = ContextBuilder(ChatTemplate(template, checkpoint.tokenizer, {}), checkpoint.tokenizer, N_CTX)
+    context = builder.build(path, system_prompt=system_prompt, max_new_tokens=50)
+    return checkpoint.tokenizer.decode(context.token_ids[: context.n_shared])
+
+
+@pytest.mark.parametrize("text", ["hello", "A", "1", "Be kind.", "user"])
+def test_what_the_template_begins_with_is_shared(tiny_checkpoint: Checkpoint, text: str) -> None:
+    path = [said("user", text), said("assistant", "a"), said("user", "b")]
+    assert shared(tiny_checkpoint, KIND + CONTENTS, path[:1]) == "Be kind.\nuser: "
+    assert shared(tiny_checkpoint, KIND + CONTENTS, path) == "Be kind.\nuser: "
+
+
+def test_a_system_prompt_of_its_own_is_not_shared(tiny_checkpoint: Checkpoint) -> None:
+    assert shared(tiny_checkpoint, KIND + CONTENTS, [said("user", "hello")], SYSTEM) == ""
+
+
+def test_what_a_template_begins_otherwise_by_now_is_not_shared(tiny_checkpoint: Checkpoint) -> None:
+    assert shared(tiny_checkpoint, COUNTING + CONTENTS, dialogue([5])) == "1 messages.\nuser: "
+    assert shared(tiny_checkpoint, COUNTING + CONTENTS, dialogue([5, 5])) == ""
+
+
+@settings(deadline=None)
+@given(text=st.text(min_size=1, max_size=20))
+def test_nothing_that_a_user_wrote_is_shared(builder: ContextBuilder, tiny_checkpoint: Checkpoint, text: str) -> None:
+    context = builder.build_alone(text, system_prompt=None, max_new_tokens=50)
+    assert "user\n".startswith(tiny_checkpoint.tokenizer.decode(context.token_ids[: context.n_shared]))

@@ -1,18 +1,21 @@
 """A message is stored first, its reply is written whoever watches, and every way it can end is kept."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import pytest
 from conftest import ScriptedEngine
+from fake_runner import END, Counting, FakeRunner
 
 from chat.context import ContextBuilder
 from chat.errors import BlankMessage, MessageTooLong, PromptFailed
 from chat.manager import DialogueManager, make_title
 from model.chat_template import TRANSCRIPT_STOP, ChatMessage, ChatTemplate
 from model.checkpoint.checkpoint import Checkpoint
+from model.config import BLOCK_SIZE
 from model.engine.engine import Engine
+from model.engine.sequence import Limits
 from model.errors import CheckpointError, EngineBusy, EngineStopped
 from model.sampling_params import SamplingParams
 from storage.conversations import ConversationStore
@@ -235,3 +238,115 @@ def test_the_conversation_is_titled_by_its_first_message(
 )
 def test_titles_are_one_short_line(text: str, title: str) -> None:
     assert make_title(text) == title
+
+
+# On a real engine, with a network that counts: after A comes B, after F the reply is over.
+
+BEGINNING = "{% if messages[0].role != 'system' %}You are a machine that recites the alphabet.\n{% endif %}"
+CONTENTS = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant: "
+
+
+@pytest.fixture
+def runner(tiny_checkpoint: Checkpoint) -> FakeRunner:
+    network = Counting(tiny_checkpoint.tokenizer.n_vocab)
+    (space,), (first,), (last,) = map(tiny_checkpoint.tokenizer.encode, " AF")
+    network.after = {space: first, last: END}
+    return FakeRunner(network)
+
+
+@pytest.fixture
+def reciter(store: ConversationStore, runner: FakeRunner, tiny_checkpoint: Checkpoint) -> Iterator[DialogueManager]:
+    tokenizer = tiny_checkpoint.tokenizer
+    engine = Engine(runner, tokenizer, Limits(1_000, frozenset({END})))
+    builder = ContextBuilder(ChatTemplate(BEGINNING + CONTENTS, tokenizer, {}), tokenizer, 1_000)
+    manager = DialogueManager(store, engine, builder, model_name="alphabet", sampling_params=SamplingParams())
+    yield manager
+    runner.gate.set()
+    manager.close()
+
+
+@pytest.fixture
+def ask(reciter: DialogueManager, store: ConversationStore) -> Callable[..., Message]:
+    """A function that sends a message and returns the reply as it is stored."""
+
+    def send(owner: str, conversation: str, text: str = "Go on.") -> Message:
+        reciter.send(owner, conversation, text, SamplingParams(temperature=0)).join()
+        return store.path(owner, conversation)[-1]
+
+    return send
+
+
+def test_each_turn_computes_only_what_is_new(
+    reciter: DialogueManager, ask: Callable[..., Message], runner: FakeRunner
+) -> None:
+    conversation = reciter.start("ada", channel="ui").id
+    before = ask("ada", conversation)
+    for _ in range(5):
+        runner.steps.clear()
+        reply = ask("ada", conversation)
+        assert reply.content == "ABCDEF"
+        assert reply.cached_tokens == before.prompt_tokens + 6
+        assert runner.steps[0] == [(reply.cached_tokens, reply.prompt_tokens - reply.cached_tokens, 1)]
+        before = reply
+
+
+def test_the_same_question_in_another_chat_computes_one_token(
+    reciter: DialogueManager, ask: Callable[..., Message]
+) -> None:
+    replies = [ask("ada", reciter.start("ada", channel="ui").id, "Recite!") for _ in range(2)]
+    assert replies[1].cached_tokens == replies[0].prompt_tokens - 1
+
+
+def test_a_message_after_a_stopped_reply_computes_only_what_is_new(
+    reciter: DialogueManager,
+    store: ConversationStore,
+    ask: Callable[..., Message],
+    runner: FakeRunner,
+    tiny_checkpoint: Checkpoint,
+) -> None:
+    conversation = reciter.start("ada", channel="ui").id
+    (d,) = tiny_checkpoint.tokenizer.encode("D")
+    runner.network.at = {d: runner.gate.clear}  # it stands still where the next token would be computed
+    turn = reciter.send("ada", conversation, "Recite!", SamplingParams(temperature=0))
+    next(snapshot for snapshot in turn.watch() if snapshot.text)
+    reciter.stop("ada", conversation)
+    turn.join()
+    runner.network.at = {}
+    runner.gate.set()
+    stopped, reply = store.path("ada", conversation)[-1], ask("ada", conversation)
+    assert (stopped.status, reply.content) == ("stopped", "ABCDEF")
+    assert "ABCDE".startswith(stopped.content)
+    assert reply.cached_tokens == stopped.prompt_tokens + min(len(stopped.content), 4)  # E was never computed
+
+
+def test_two_owners_share_what_the_template_begins_with_and_nothing_else(
+    reciter: DialogueManager, ask: Callable[..., Message], tiny_checkpoint: Checkpoint
+) -> None:
+    shared = len(tiny_checkpoint.tokenizer.encode("You are a machine that recites the alphabet.\nuser: "))
+    replies = [ask(owner, reciter.start(owner, channel="ui").id, "Recite!") for owner in ("ada", "bob")]
+    assert replies[0].prompt_tokens == replies[1].prompt_tokens
+    assert replies[1].cached_tokens == shared // BLOCK_SIZE * BLOCK_SIZE > 0
+
+
+def test_two_owners_share_no_system_prompt_of_their_own(reciter: DialogueManager, ask: Callable[..., Message]) -> None:
+    prompt = "You are a machine that recites the alphabet in secret."
+    chats = [(owner, reciter.start(owner, channel="ui", system_prompt=prompt).id) for owner in ("ada", "bob", "ada")]
+    ada, bob, ada_again = [ask(*chat, "Recite!") for chat in chats]
+    assert (ada.cached_tokens, bob.cached_tokens) == (0, 0)
+    assert ada_again.cached_tokens == ada.prompt_tokens - 1
+
+
+def test_a_worker_that_dies_ends_every_reply_with_an_error(
+    reciter: DialogueManager, store: ConversationStore, runner: FakeRunner
+) -> None:
+    runner.hold()
+    chats = [(owner, reciter.start(owner, channel="ui").id) for owner in ("ada", "bob") * 10]
+    turns = [reciter.send(*chat, "Recite!", PARAMS) for chat in chats]
+    runner.broken = True
+    runner.gate.set()
+    for turn, chat in zip(turns, chats, strict=True):
+        assert list(turn.watch())[-1].error == "The engine has stopped after an error (RuntimeError)."
+        assert [message.status for message in store.path(*chat)] == ["complete", "error"]
+    with pytest.raises(EngineStopped):
+        reciter.send(*chats[0], "And now?", PARAMS)
+    assert [message.content for message in store.path(*chats[0])] == ["Recite!", "", "And now?", ""]

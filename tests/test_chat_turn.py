@@ -3,7 +3,7 @@
 import pytest
 from conftest import ScriptedEngine
 
-from chat.turn import Ending, Turn
+from chat.turn import Ending, Snapshot, Turn
 from model.engine.generation import Generation
 from model.sampling_params import SamplingParams
 from storage.errors import StorageError
@@ -129,8 +129,29 @@ def test_an_unforeseen_error_ends_the_reply_without_its_details(
     assert list(turn.watch())[-1].error == "The reply could not be stored."
 
 
-def test_progress_of_the_prompt_is_shown(turn: Turn, engine: ScriptedEngine, generation: Generation) -> None:
-    generation.prefilled_tokens = 2
-    snapshot = turn.snapshot()
-    assert (snapshot.prefilled_tokens, snapshot.prompt_tokens) == (2, 3)
+def test_a_watcher_sees_the_reply_wait_then_the_prompt_being_read(
+    turn: Turn, engine: ScriptedEngine, generation: Generation
+) -> None:
+    snapshots = turn.watch()
+    assert next(snapshots).progress == "Waiting for the model …"
+    generation.queue_position = 2
+    assert next(snapshots).progress == "Waiting: 2nd in line …"
+    generation.queue_position, generation.prefilled_tokens = 0, 1
+    assert next(snapshots).progress == "Reading 1 of 3 tokens …"
+    engine.say("Hi")
+    assert next(snapshots).progress == ""
     engine.end()
+
+
+@pytest.mark.parametrize(
+    ("position", "place"),
+    [(1, "1st"), (3, "3rd"), (4, "4th"), (11, "11th"), (12, "12th"), (13, "13th"), (22, "22nd"), (111, "111th")],
+)
+def test_a_place_in_the_line_is_told_as_it_is_said(position: int, place: str) -> None:
+    assert Snapshot("", "streaming", position, 9, 0, None).progress == f"Waiting: {place} in line …"
+
+
+def test_a_reply_that_ended_before_its_first_word_goes_nowhere(turn: Turn, engine: ScriptedEngine) -> None:
+    engine.end("error", "The engine was too busy to begin within 120 s; try again later.")
+    turn.join()
+    assert turn.snapshot().progress == ""

@@ -12,6 +12,7 @@ from conftest import ScriptedEngine
 
 from chat.manager import DialogueManager
 from chat.ui.page import Page
+from model.errors import EngineBusy
 from storage.conversations import ConversationStore
 
 TAB, OTHER_TAB = gr.Request(session_hash="tab"), gr.Request(session_hash="other tab")
@@ -138,3 +139,54 @@ def test_pages_do_not_disturb_each_other(
     engine.end()
     open_(page, "", tab=OTHER_TAB)
     assert texts(watch(page, conversation_id)[-1][0])[-1] == "Hi"
+
+
+def test_a_reply_that_waits_shows_its_place_then_what_is_read_then_its_text(
+    page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine
+) -> None:
+    conversation_id = send("Hello")[1]
+    generation = engine.generations[0]
+    generation.queue_position = 3
+    shown: list[str] = []
+
+    def begin() -> None:
+        generation.queue_position, generation.prefilled_tokens = 0, 5
+
+    def reply() -> None:
+        engine.say("Hi")
+        engine.end()
+
+    async def follow() -> None:
+        async for _, progress, _, _ in page.watch(TAB, conversation_id):
+            shown.append(progress)
+            {"Wait": begin, "Read": reply}.get(progress[19:23], lambda: None)()
+
+    asyncio.run(follow())
+    assert shown[1:3] == [
+        '<div role="status">Waiting: 3rd in line …</div>',
+        f'<div role="status">Reading 5 of {generation.prompt_tokens} tokens …</div>',
+    ]
+    assert set(shown[3:]) == {""}
+
+
+def test_a_busy_engine_says_when_to_try_again_and_the_message_is_kept(
+    page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine
+) -> None:
+    engine.failure = EngineBusy("32 of your replies are waiting already; try again in 7 s.", 7)
+    _, conversation_id, _, bubbles, notice = send("Hello")
+    assert notice == '<div role="alert">32 of your replies are waiting already; try again in 7 s.</div>'
+    kept = ['<div class="typed">Hello</div>', "*An error ended this reply.*"]
+    assert texts(bubbles) == kept
+    shown, progress, notice, _ = watch(page, conversation_id)[-1]
+    assert (texts(shown), progress, notice) == (kept, "", SKIP)  # what the notice says stays
+
+
+def test_a_worker_that_dies_is_told_to_whoever_watches(
+    page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine
+) -> None:
+    conversation_id = send("Hello")[1]
+    engine.say("Hi")
+    engine.end("error", "The engine has stopped after an error (RuntimeError).")
+    shown, _, notice, _ = watch(page, conversation_id)[-1]
+    assert notice == '<div role="alert">The engine has stopped after an error (RuntimeError).</div>'
+    assert texts(shown)[1:] == ["Hi", "*An error ended this reply.*"]

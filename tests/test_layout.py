@@ -49,7 +49,9 @@ def test_files_stay_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
-@pytest.mark.parametrize("module", ["storage", "storage.conversations", "chat.context", "chat.manager", "app"])
+@pytest.mark.parametrize(
+    "module", ["storage", "storage.conversations", "model.engine.engine", "chat.context", "chat.manager", "app"]
+)
 def test_module_is_imported_without_torch_and_gradio(module: str) -> None:
     code = f"import {module}, sys; sys.exit(any(name in sys.modules for name in ('torch', 'gradio')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -13,9 +13,9 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize, quant
 from gguf.constants import GGML_QUANT_SIZES
 from gguf_files import refusal, rewrite_gguf, write_gguf
 
-from model.checkpoint.checkpoint import load_model
-from model.checkpoint.gguf_header import TensorInfo, read_gguf_header
-from model.checkpoint.gguf_tensors import read_rows
+from model.checkpoint.checkpoint import Checkpoint, load_model
+from model.checkpoint.gguf_header import GGUFHeader, TensorInfo, read_gguf_header
+from model.checkpoint.gguf_tensors import GGUFWeights, read_rows
 from model.checkpoint.open import open_checkpoint
 from model.errors import CheckpointError
 from model.gpt import GPT
@@ -117,6 +117,34 @@ def test_quantized_tensor_is_loaded(rewrite: Rewrite, name: str) -> None:
     np.testing.assert_allclose(loaded, weights, atol=0.3)
 
 
+@pytest.mark.parametrize("name", ["Q4_0", "Q6_K", "F16"])
+def test_encoded_rows_are_those_of_the_file(
+    tensors: dict[str, TensorInfo], name: str, tiny_checkpoint: Checkpoint
+) -> None:
+    header = GGUFHeader(Path(), {}, {"token_embd.weight": tensors[name]})
+    weights = GGUFWeights(header, tiny_checkpoint.config, pairs_side_by_side=True)
+    assert weights.encoding("wte.weight") == name
+    encoded = weights.encoded_rows("wte.weight", 3, 8)
+    np.testing.assert_array_equal(encoded, rows_of(Type[name]).view(np.uint8)[3:8])
+    assert encoded.flags.writeable
+
+
+def test_encoded_rows_of_rotated_pairs_are_in_our_order(tiny_checkpoint: Checkpoint) -> None:
+    weights = tiny_checkpoint.weights
+    for parameter in "h.1.attn.c_q.weight", "h.1.attn.c_k.weight":
+        assert weights.encoding(parameter) == "F32"
+        expected = weights.rows(parameter, 2, 13).numpy()
+        np.testing.assert_array_equal(weights.encoded_rows(parameter, 2, 13).view(F32), expected)
+
+
+def test_encoded_numbers_of_a_vector_are_fp32(rewrite: Rewrite) -> None:
+    raw = quantize(np.random.default_rng(0).normal(size=32).astype(F32)[None], Type.Q8_0)[0]
+    weights = open_checkpoint(rewrite(**{"output_norm.weight": (raw, Type.Q8_0)})).weights
+    assert weights.encoding("ln_f.weight") == "F32"
+    expected = dequantize(raw, Type.Q8_0)[5:20, None]
+    np.testing.assert_array_equal(weights.encoded_rows("ln_f.weight", 5, 20).view(F32), expected)
+
+
 def test_fused_queries_keys_and_values_are_taken_apart(rewrite: Rewrite, tiny_path: Path, tiny_model: GPT) -> None:
     tensors = {tensor.name: tensor.data for tensor in GGUFReader(tiny_path).tensors}
     changed: dict[str, np.ndarray | None] = {}
@@ -155,3 +183,5 @@ def test_file_that_was_cut_after_opening_is_refused(rewrite: Rewrite) -> None:
     os.truncate(checkpoint.path, 20_000)
     with pytest.raises(CheckpointError, match=r"changed.gguf: tensor .*: cannot be read: mmap length"):
         load_model(checkpoint)
+    with pytest.raises(CheckpointError, match=r"changed.gguf: tensor .*: cannot be read: mmap length"):
+        checkpoint.weights.encoded_rows("h.1.mlp.c_proj.weight", 0, 32)

@@ -57,6 +57,20 @@ def test_weights_are_converted_on_request(folder: Path, dtype: str) -> None:
     assert torch.equal(weight, read_tensors(folder)[DOWN].to(getattr(torch, dtype)))
 
 
+@pytest.mark.parametrize("name", ["F64", "F32", "F16", "BF16"])
+@pytest.mark.parametrize("family", ["gpt2", "smollm2"])
+def test_encoded_rows_are_those_of_the_file(family: str, name: str, tmp_path: Path) -> None:
+    folder = copy_in_one_file(write_hf_folder(FAMILIES[family].make(), tmp_path / "sharded"), tmp_path / "x")
+    dtype = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[name]
+    change_tensors(folder, lambda tensors: tensors.update({n: t.to(dtype) for n, t in tensors.items()}))
+    weights = open_checkpoint(folder).weights
+    parameters = ["h.1.attn.c_k.weight", "h.1.mlp.c_proj.weight", "ln_f.weight"]
+    for parameter in [*parameters, "h.0.attn.c_v.bias"] if family == "gpt2" else parameters:
+        assert weights.encoding(parameter) == name
+        encoded = torch.from_numpy(weights.encoded_rows(parameter, 3, 20)).view(dtype)
+        assert torch.equal(encoded.squeeze(1), weights.rows(parameter, 3, 20))
+
+
 def test_model_saved_without_its_head_is_read(folder: Path) -> None:
     def drop_prefixes(tensors: Tensors) -> None:
         for name in list(tensors):

@@ -1,70 +1,29 @@
-"""The engine: who gets which tokens, what is reused, and how replies end.
+"""The engine: threads, replies as callers see them, and what is refused.
 
-Most tests use a runner that is scripted: after the token n comes n + 1, so that "abc" goes on as "defg…".
+Most tests use a network that counts: after the token n comes n + 1, so that "abc" goes on as "defg…".
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
-import numpy as np
 import pytest
+from fake_runner import END, ENDLESS, GREEDY, Counting, FakeRunner
 
 from model.checkpoint.checkpoint import Checkpoint
-from model.engine.engine import MAX_WAITING, N_SLOTS, PREFILL_CHUNK, Engine
+from model.engine.block_manager import BlockManager
+from model.engine.engine import Engine
 from model.engine.generation import Generation
+from model.engine.scheduler import MAX_RUNNING, MAX_WAITING
 from model.engine.sequence import Limits
+from model.engine.torch_runner import TorchRunner
 from model.errors import EngineBusy, EngineStopped, PromptTooLong
-from model.sampling import Floats
+from model.gpt import GPT
 from model.sampling_params import SamplingParams
 from model.tokenizer import Tokenizer
 
 Ask = Callable[..., Generation]
-
-END = 2
-GREEDY = SamplingParams(temperature=0, max_tokens=5)
-ENDLESS = SamplingParams(temperature=0, max_tokens=10**9)
-
-
-class ScriptedCache:
-    def __init__(self) -> None:
-        self.token_ids: list[int] = []
-
-    def copy_prefix(self, other: "ScriptedCache", length: int) -> None:
-        self.token_ids = other.token_ids[:length]
-
-    def truncate(self, length: int) -> None:
-        assert length <= len(self.token_ids)
-        del self.token_ids[length:]
-
-
-class ScriptedRunner:
-    """Answers n with n + 1, or with what `after` says; stands still while `gate` is closed."""
-
-    def __init__(self, n_vocab: int) -> None:
-        self.n_vocab = n_vocab
-        self.after: dict[int, int] = {}
-        self.poison: set[int] = set()  # prompts with one of these give NaN
-        self.at: dict[int, Callable[[], None]] = {}  # what happens when a token is run
-        self.broken = False
-        self.runs: list[list[int]] = []
-        self.entered, self.gate = threading.Event(), threading.Event()
-        self.gate.set()
-
-    def new_cache(self) -> ScriptedCache:
-        return ScriptedCache()
-
-    def run(self, token_ids: list[int], cache: ScriptedCache) -> Floats:
-        self.entered.set()
-        self.gate.wait()
-        if self.broken:
-            raise RuntimeError("out of\nmemory")
-        self.runs.append(list(token_ids))
-        self.at.get(token_ids[-1], lambda: None)()
-        cache.token_ids += token_ids
-        logits = np.zeros(self.n_vocab, np.float32)
-        last = token_ids[-1]
-        logits[self.after.get(last, 3 + (last - 2) % (self.n_vocab - 3))] = 50
-        return logits * np.nan if self.poison & set(cache.token_ids) else logits
 
 
 @pytest.fixture
@@ -73,29 +32,34 @@ def tokenizer(tiny_checkpoint: Checkpoint) -> Tokenizer:
 
 
 @pytest.fixture
-def runner(tokenizer: Tokenizer) -> ScriptedRunner:
-    return ScriptedRunner(tokenizer.n_vocab)
+def network(tokenizer: Tokenizer) -> Counting:
+    return Counting(tokenizer.n_vocab)
 
 
 @pytest.fixture
-def engine(runner: ScriptedRunner, tokenizer: Tokenizer) -> Iterator[Engine]:
-    engine = Engine(runner, tokenizer, Limits(n_ctx=10**9, end_ids=frozenset({END}), n_cached=10**12))  # type: ignore[arg-type]
+def runner(network: Counting) -> FakeRunner:
+    return FakeRunner(network)
+
+
+@pytest.fixture
+def engine(runner: FakeRunner, tokenizer: Tokenizer) -> Iterator[Engine]:
+    engine = Engine(runner, tokenizer, Limits(n_ctx=1_000, end_ids=frozenset({END})))
     yield engine
     runner.gate.set()
     engine.close()
 
 
 @pytest.fixture
-def short_engine(runner: ScriptedRunner, tokenizer: Tokenizer) -> Iterator[Engine]:
-    engine = Engine(runner, tokenizer, Limits(n_ctx=8, end_ids=frozenset({END}), n_cached=10**12))  # type: ignore[arg-type]
+def short_engine(runner: FakeRunner, tokenizer: Tokenizer) -> Iterator[Engine]:
+    engine = Engine(runner, tokenizer, Limits(n_ctx=8, end_ids=frozenset({END})))
     yield engine
     engine.close()
 
 
 @pytest.fixture
 def ask(engine: Engine, tokenizer: Tokenizer) -> Ask:
-    def submit(text: str, params: SamplingParams = GREEDY, owner: str = "ada") -> Generation:
-        return engine.submit(tokenizer.encode(text), params, owner=owner)
+    def submit(text: str, params: SamplingParams = GREEDY, owner: str = "ada", **options: Any) -> Generation:
+        return engine.submit(tokenizer.encode(text), params, owner=owner, **options)
 
     return submit
 
@@ -110,12 +74,6 @@ def cached(generation: Generation) -> int:
     return generation.usage.cached_tokens
 
 
-def hold(runner: ScriptedRunner) -> None:
-    """Let the worker stand still in its next run."""
-    runner.gate.clear()
-    runner.entered.clear()
-
-
 def test_reply_comes_in_pieces_with_their_tokens(ask: Ask, tokenizer: Tokenizer) -> None:
     pieces = list(ask("abc"))
     assert [piece.text for piece in pieces] == ["d", "e", "f", "g", "h"]
@@ -128,79 +86,57 @@ def test_usage_counts_tokens_and_time(ask: Ask) -> None:
     usage = generation.usage
     assert usage is not None
     assert (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens) == (3, 0, 5)
-    assert 0 < usage.ttft_ms <= usage.duration_ms
+    assert usage.ttft_ms == pytest.approx(usage.queue_ms + usage.prefill_ms)
+    assert usage.duration_ms == pytest.approx(usage.ttft_ms + usage.decode_ms)
+    assert min(usage.queue_ms, usage.prefill_ms, usage.decode_ms) > 0
 
 
-def test_character_of_several_tokens_comes_whole_with_them(
-    ask: Ask, runner: ScriptedRunner, tokenizer: Tokenizer
-) -> None:
+def test_character_of_several_tokens_comes_whole_with_them(ask: Ask, network: Counting, tokenizer: Tokenizer) -> None:
     parrot = tokenizer.encode("🦜")
-    runner.after = dict(zip([*tokenizer.encode("a"), *parrot], [*parrot, END], strict=True))
+    network.after = dict(zip([*tokenizer.encode("a"), *parrot], [*parrot, END], strict=True))
     assert [(piece.text, piece.token_ids) for piece in ask("a")] == [("🦜", tuple(parrot))]
 
 
 def test_half_a_character_at_the_end_is_the_replacement_character(
-    ask: Ask, runner: ScriptedRunner, tokenizer: Tokenizer
+    ask: Ask, network: Counting, tokenizer: Tokenizer
 ) -> None:
     first = tokenizer.encode("🦜")[0]
-    runner.after = {tokenizer.encode("a")[0]: first, first: END}
+    network.after = {tokenizer.encode("a")[0]: first, first: END}
     assert [(piece.text, piece.token_ids) for piece in ask("a")] == [("\ufffd", (first,))]
 
 
-def test_same_prompt_again_leaves_one_token_to_compute(ask: Ask, runner: ScriptedRunner, tokenizer: Tokenizer) -> None:
+def test_same_prompt_again_leaves_one_token_to_compute(ask: Ask, runner: FakeRunner) -> None:
     assert cached(ask("abcdefgh")) == 0
-    runner.runs.clear()
+    runner.steps.clear()
     assert cached(ask("abcdefgh")) == 7
-    assert runner.runs[0] == tokenizer.encode("h")
+    assert runner.steps[0] == [(7, 1, 1)]
 
 
-def test_next_turn_computes_only_what_is_new(ask: Ask, runner: ScriptedRunner, tokenizer: Tokenizer) -> None:
+def test_next_turn_computes_only_what_is_new(ask: Ask, runner: FakeRunner) -> None:
     assert read(ask("abc")) == "defgh"
-    runner.runs.clear()
+    runner.steps.clear()
     assert cached(ask("abcdefgh!!")) == 7  # the last token of the reply was never run
-    assert runner.runs[0] == tokenizer.encode("h!!")
+    assert runner.steps[0] == [(7, 3, 1)]
 
 
-def test_edited_turn_reuses_what_comes_before_the_edit(ask: Ask, runner: ScriptedRunner, tokenizer: Tokenizer) -> None:
+def test_edited_turn_reuses_what_comes_before_the_edit(ask: Ask, runner: FakeRunner) -> None:
     read(ask("abcdefgh"))
-    runner.runs.clear()
-    edited = ask("abcdefXY")
-    assert (cached(edited), runner.runs[0]) == (6, tokenizer.encode("XY"))
+    runner.steps.clear()
+    assert cached(ask("abcdefXY")) == 6
+    assert runner.steps[0] == [(6, 2, 1)]
 
 
-def test_nothing_is_reused_across_owners(ask: Ask, runner: ScriptedRunner, tokenizer: Tokenizer) -> None:
+def test_nothing_is_reused_across_owners(ask: Ask, runner: FakeRunner) -> None:
     read(ask("abcdefgh", owner="ada"))
-    runner.runs.clear()
+    runner.steps.clear()
     assert cached(ask("abcdefgh", owner="bob")) == 0
-    assert runner.runs[0] == tokenizer.encode("abcdefgh")
+    assert runner.steps[0] == [(0, 8, 1)]
 
 
-def test_conversations_of_four_owners_keep_their_slots(ask: Ask) -> None:
-    owners = [f"owner {i}" for i in range(N_SLOTS)]
-    assert [cached(ask("abcdefgh", owner=owner)) for owner in owners * 2] == [0] * N_SLOTS + [7] * N_SLOTS
-
-
-def test_fifth_owner_takes_the_slot_that_was_used_longest_ago(ask: Ask) -> None:
-    for owner in "abcde":
-        read(ask("abcdefgh", owner=owner))
-    assert [cached(ask("abcdefgh", owner=owner)) for owner in "bcdea"] == [7, 7, 7, 7, 0]
-
-
-def test_prompt_is_read_in_chunks_and_others_take_turns(ask: Ask, runner: ScriptedRunner) -> None:
-    hold(runner)
-    first = ask("ab")
-    runner.entered.wait()
-    long, short = ask("x" * (2 * PREFILL_CHUNK + 9)), ask("cd")
-    runner.gate.set()
-    assert (read(first), read(long), read(short)) == ("cdefg", "yz{|}", "efghi")
-    assert [len(run) for run in runner.runs[:7]] == [2, 1, PREFILL_CHUNK, 2, 1, PREFILL_CHUNK, 1]
-    assert long.prefilled_tokens == 2 * PREFILL_CHUNK + 9
-
-
-@pytest.mark.parametrize("n_tokens", [PREFILL_CHUNK - 1, PREFILL_CHUNK, PREFILL_CHUNK + 1, 2 * PREFILL_CHUNK])
-def test_prompt_of_whole_chunks_is_answered_once(ask: Ask, runner: ScriptedRunner, n_tokens: int) -> None:
-    assert read(ask("x" * n_tokens)) == "yz{|}"
-    assert sum(map(len, runner.runs)) == n_tokens + 4
+def test_shared_beginning_is_reused_across_owners_in_whole_blocks(ask: Ask) -> None:
+    text = "abcdefghijklmnopqrstu"
+    read(ask(text, owner="ada", n_shared=18))
+    assert cached(ask(text, owner="bob", n_shared=18)) == 16
 
 
 def test_cancelled_reply_ends_and_the_others_get_exactly_their_tokens(ask: Ask) -> None:
@@ -221,35 +157,34 @@ def test_cancelled_reply_is_continued_from_its_cache(ask: Ask, engine: Engine, t
     assert cached(turn) == 3 + len(reply) - 1
 
 
-def test_prompt_that_shares_little_takes_a_copy_and_leaves_a_long_conversation_alone(ask: Ask) -> None:
-    long, short = "abcdefghijklmnopqrst", "abcXYZ"
-    read(ask(long))
-    assert cached(ask(short)) == 3
-    assert (cached(ask(long)), cached(ask(short))) == (19, 5)
-
-
 def test_regenerated_reply_reuses_its_prompt_though_the_first_reply_was_longer(ask: Ask) -> None:
     read(ask("abcd", SamplingParams(temperature=0, max_tokens=50)))
     assert cached(ask("abcd")) == 3
 
 
-def test_prefix_of_a_running_sequence_is_shared(ask: Ask) -> None:
-    running = ask("abcdef", ENDLESS)
-    next(iter(running))
-    assert cached(ask("abcdXY")) == 4
+def test_full_blocks_of_a_running_sequence_are_shared(ask: Ask) -> None:
+    running = ask("abcdefghijklmnopqrstu", ENDLESS)
+    for _, _ in zip(range(20), running, strict=False):  # two blocks are full, and more
+        pass
+    assert (cached(ask("abcdefghijklmnopqrXY")), running.finish_reason) == (18, None)
     running.cancel()
 
 
-def test_cancelled_in_the_queue_it_never_starts(ask: Ask, runner: ScriptedRunner) -> None:
-    hold(runner)
-    running = [ask("ab") for _ in range(N_SLOTS)]
-    queued, last = ask("XYZ"), ask("cd")
-    queued.cancel()
+def test_cancelled_it_ends_at_once_though_the_worker_computes(ask: Ask, runner: FakeRunner, engine: Engine) -> None:
+    running = ask("ab", ENDLESS)
+    next(iter(running))
+    runner.hold()
+    runner.entered.wait()
+    waiting = ask("cd")
+    for generation in (waiting, running):
+        generation.cancel()
+        read(generation)
+        assert generation.finish_reason == "cancelled"
+    assert (engine.n_running, engine.n_waiting) == (0, 0)
+    assert waiting.usage is not None
+    assert (waiting.usage.completion_tokens, waiting.usage.ttft_ms) == (0, None)
     runner.gate.set()
-    assert [read(generation) for generation in running] == ["cdefg"] * N_SLOTS
-    assert (read(queued), queued.finish_reason, read(last)) == ("", "cancelled", "efghi")
-    assert queued.usage is not None
-    assert (queued.usage.completion_tokens, queued.usage.ttft_ms) == (0, None)
+    assert read(ask("ab")) == "cdefg"
 
 
 def test_cancelling_twice_or_too_late_does_nothing(ask: Ask) -> None:
@@ -259,14 +194,6 @@ def test_cancelling_twice_or_too_late_does_nothing(ask: Ask) -> None:
     generation.cancel()
     assert (generation.finish_reason, generation.error) == ("length", None)
     assert read(ask("abc")) == "defgh"
-
-
-def test_queue_is_served_in_order(ask: Ask, runner: ScriptedRunner, tokenizer: Tokenizer) -> None:
-    hold(runner)
-    generations = [ask(char, SamplingParams(temperature=0, max_tokens=1)) for char in "ABCDEFGHIJKL"]
-    runner.gate.set()
-    assert [read(generation) for generation in generations] == list("BCDEFGHIJKLM")
-    assert runner.runs == [tokenizer.encode(char) for char in "ABCDEFGHIJKL"]
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 30])
@@ -283,8 +210,8 @@ def test_full_context_ends_with_length(short_engine: Engine, tokenizer: Tokenize
     assert generation.finish_reason == "length"
 
 
-def test_end_token_ends_with_stop_and_has_no_text(ask: Ask, runner: ScriptedRunner, tokenizer: Tokenizer) -> None:
-    runner.after = {tokenizer.encode("c")[0]: END}
+def test_end_token_ends_with_stop_and_has_no_text(ask: Ask, network: Counting, tokenizer: Tokenizer) -> None:
+    network.after = {tokenizer.encode("c")[0]: END}
     generation = ask("a", ENDLESS)
     assert read(generation) == "bc"
     assert generation.finish_reason == "stop"
@@ -292,8 +219,8 @@ def test_end_token_ends_with_stop_and_has_no_text(ask: Ask, runner: ScriptedRunn
     assert generation.usage.completion_tokens == 2
 
 
-def test_end_token_at_once_gives_an_empty_reply(ask: Ask, runner: ScriptedRunner, tokenizer: Tokenizer) -> None:
-    runner.after = {tokenizer.encode("a")[0]: END}
+def test_end_token_at_once_gives_an_empty_reply(ask: Ask, network: Counting, tokenizer: Tokenizer) -> None:
+    network.after = {tokenizer.encode("a")[0]: END}
     generation = ask("a", ENDLESS)
     assert (list(generation), generation.finish_reason) == ([], "stop")
 
@@ -319,6 +246,19 @@ def test_seed_gives_the_same_reply_in_a_busy_batch(tiny_engine: Engine, tokenize
     assert len(set(alone)) == 8
 
 
+@pytest.mark.parametrize("params", [SamplingParams(temperature=0), SamplingParams(temperature=0.3, seed=1)])
+def test_drafts_change_nothing_on_the_real_network(
+    tiny_engine: Engine, tiny_checkpoint: Checkpoint, tiny_model: GPT, params: SamplingParams
+) -> None:
+    runner, limits = TorchRunner(tiny_model, 20), Limits(tiny_checkpoint.config.n_ctx, tiny_checkpoint.end_ids)
+    drafting = Engine(runner, tiny_checkpoint.tokenizer, limits, n_draft=4)
+    replies = [engine.submit([5, 6, 7] * 9, params, owner="ada") for engine in (tiny_engine, drafting)]
+    assert read(replies[0]) == read(replies[1])
+    drafting.close()
+    assert replies[1].usage is not None
+    assert replies[1].usage.accepted_tokens > 0
+
+
 def test_other_seeds_give_other_replies(tiny_engine: Engine, tokenizer: Tokenizer) -> None:
     params = [SamplingParams(temperature=1.5, seed=seed, max_tokens=30) for seed in (1, 2, None, None)]
     generations = [tiny_engine.submit(tokenizer.encode("hello"), p, owner="ada") for p in params]
@@ -334,16 +274,67 @@ def test_drawn_seed_is_told_and_repeats_the_reply(tiny_engine: Engine, tokenizer
     assert read(tiny_engine.submit(token_ids, params, owner="bob")) == text
 
 
-def test_full_queue_is_busy_and_recovers(ask: Ask, runner: ScriptedRunner) -> None:
-    hold(runner)
+def test_full_queue_is_busy_and_recovers(ask: Ask, runner: FakeRunner, engine: Engine) -> None:
+    runner.hold()
     running = ask("ab")
     runner.entered.wait()
-    waiting = [ask("ab") for _ in range(MAX_WAITING)]
-    with pytest.raises(EngineBusy, match=r"^16 replies are waiting already; try again in a moment\.$"):
+    waiting = [ask("ab") for _ in range(MAX_WAITING // 2)]
+    with pytest.raises(EngineBusy, match=r"try again in 1 s\.$"):
         ask("ab")
+    assert (engine.n_running, engine.n_waiting) == (1, MAX_WAITING // 2)
+    assert [generation.queue_position for generation in waiting] == list(range(1, MAX_WAITING // 2 + 1))
     runner.gate.set()
-    assert [read(generation) for generation in [running, *waiting]] == ["cdefg"] * (MAX_WAITING + 1)
+    assert [read(generation) for generation in [running, *waiting]] == ["cdefg"] * (MAX_WAITING // 2 + 1)
+    assert {generation.queue_position for generation in waiting} == {0}
     assert read(ask("ab")) == "cdefg"
+
+
+def test_reply_that_cannot_begin_in_time_ends_though_nothing_else_happens(
+    engine: Engine, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BlockManager, "open", lambda *args, **options: None)  # nothing ever fits
+    generation = ask("ab", timeout=0.05)
+    assert (read(generation), generation.finish_reason) == ("", "error")
+    assert generation.error == "The engine was too busy to begin within 0.05 s; try again later."
+    assert generation.usage is not None
+    assert 50 <= generation.usage.queue_ms == generation.usage.duration_ms < 5_000
+
+
+def test_many_threads_get_each_their_own_reply(engine: Engine, tokenizer: Tokenizer) -> None:
+    def chat(number: int) -> None:
+        prompt = tokenizer.encode(chr(ord("A") + number) * 9)
+        for _ in range(5):
+            replies[number].append(read(engine.submit(prompt, GREEDY, owner=f"owner {number}")))
+
+    replies: list[list[str]] = [[] for _ in range(16)]
+    threads = [threading.Thread(target=chat, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert replies == [["".join(chr(ord("A") + i + j) for j in range(1, 6))] * 5 for i in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"n_shared": -1}, "n_shared must lie between 0 and the 2 tokens of the prompt, got -1"),
+        ({"n_shared": 3}, "n_shared must lie between 0 and the 2 tokens of the prompt, got 3"),
+        *[
+            ({"timeout": timeout}, f"timeout must be above 0 and at most 9223372036 seconds, got {timeout}")
+            for timeout in (0, -1.5, math.nan, math.inf)
+        ],
+    ],
+)
+def test_bad_option_is_refused(engine: Engine, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=f"^{text}$"):
+        engine.submit([5, 6], GREEDY, owner="ada", **options)
+    assert (engine.n_waiting, engine.healthy) == (0, True)
+
+
+def test_runner_that_cannot_hold_one_context_is_refused(tokenizer: Tokenizer, network: Counting) -> None:
+    with pytest.raises(ValueError, match=r"^n_ctx must be at most the 48 positions of the runner, got 49$"):
+        Engine(FakeRunner(network, n_blocks=3), tokenizer, Limits(n_ctx=49, end_ids=frozenset()))
 
 
 @pytest.mark.parametrize("n_tokens", [8, 9, 1000])
@@ -376,35 +367,37 @@ def test_closed_engine_takes_nothing_more(engine: Engine, ask: Ask) -> None:
 
 
 def test_closing_cancels_what_runs_and_what_waits(engine: Engine, ask: Ask) -> None:
-    generations = [ask("ab", ENDLESS) for _ in range(N_SLOTS + 2)]
+    generations = [ask("ab", ENDLESS) for _ in range(MAX_RUNNING + 2)]
     assert next(iter(generations[0])).text == "c"
     engine.close()
     for generation in generations:
         read(generation)
-    assert [generation.finish_reason for generation in generations] == ["cancelled"] * (N_SLOTS + 2)
+    assert [generation.finish_reason for generation in generations] == ["cancelled"] * (MAX_RUNNING + 2)
 
 
-def test_held_back_text_comes_with_the_cancellation(ask: Ask, runner: ScriptedRunner, tokenizer: Tokenizer) -> None:
-    hold(runner)
+def test_held_back_text_comes_with_the_cancellation(
+    ask: Ask, runner: FakeRunner, network: Counting, tokenizer: Tokenizer
+) -> None:
+    runner.hold()
     generation = ask("a", SamplingParams(temperature=0, stop=("bcdX",)))
-    runner.at = {tokenizer.encode("c")[0]: generation.cancel}
+    network.at = {tokenizer.encode("c")[0]: generation.cancel}
     runner.gate.set()
-    assert [piece.text for piece in generation] == ["bcd"]
+    assert [piece.text for piece in generation] == ["bc"]
     assert generation.finish_reason == "cancelled"
 
 
-def test_runner_that_fails_ends_everybody_with_an_error(engine: Engine, ask: Ask, runner: ScriptedRunner) -> None:
-    hold(runner)
-    generations = [ask("ab") for _ in range(N_SLOTS + 2)]
+def test_runner_that_fails_ends_everybody_with_an_error(engine: Engine, ask: Ask, runner: FakeRunner) -> None:
+    runner.hold()
+    generations = [ask("ab") for _ in range(MAX_RUNNING + 2)]
     runner.broken = True
     runner.gate.set()
-    assert [read(generation) for generation in generations] == [""] * (N_SLOTS + 2)
+    assert [read(generation) for generation in generations] == [""] * (MAX_RUNNING + 2)
     assert {generation.finish_reason for generation in generations} == {"error"}
     assert {generation.error for generation in generations} == {"The engine has stopped after an error (RuntimeError)."}
 
 
 def test_panic_of_a_library_ends_everybody_too(
-    engine: Engine, ask: Ask, runner: ScriptedRunner, tokenizer: Tokenizer
+    engine: Engine, ask: Ask, network: Counting, tokenizer: Tokenizer
 ) -> None:
     class Panic(BaseException):  # as those of libraries in Rust
         pass
@@ -412,13 +405,13 @@ def test_panic_of_a_library_ends_everybody_too(
     def panic() -> None:
         raise Panic
 
-    runner.at = {tokenizer.encode("b")[0]: panic}
+    network.at = {tokenizer.encode("b")[0]: panic}
     generation = ask("ab")
     assert (read(generation), generation.finish_reason) == ("", "error")
     assert not engine.healthy
 
 
-def test_engine_that_failed_says_so(engine: Engine, ask: Ask, runner: ScriptedRunner) -> None:
+def test_engine_that_failed_says_so(engine: Engine, ask: Ask, runner: FakeRunner) -> None:
     runner.broken = True
     read(ask("ab"))
     assert not engine.healthy
@@ -426,10 +419,8 @@ def test_engine_that_failed_says_so(engine: Engine, ask: Ask, runner: ScriptedRu
         ask("ab")
 
 
-def test_numbers_that_are_not_finite_end_that_reply_only(
-    ask: Ask, runner: ScriptedRunner, tokenizer: Tokenizer
-) -> None:
-    runner.poison = set(tokenizer.encode("!"))
+def test_numbers_that_are_not_finite_end_that_reply_only(ask: Ask, network: Counting, tokenizer: Tokenizer) -> None:
+    network.bad = set(tokenizer.encode("!"))
     bad, good = ask("abc!"), ask("abc")
     assert (read(bad), bad.finish_reason) == ("", "error")
     assert bad.error == "The model computed numbers that are not finite."
@@ -438,46 +429,20 @@ def test_numbers_that_are_not_finite_end_that_reply_only(
 
 @pytest.mark.parametrize("owner", ["ada", ""])
 def test_numbers_that_are_not_finite_are_not_reused(
-    ask: Ask, runner: ScriptedRunner, tokenizer: Tokenizer, owner: str
+    ask: Ask, network: Counting, tokenizer: Tokenizer, owner: str
 ) -> None:
-    runner.poison = set(tokenizer.encode("!"))
+    network.bad = set(tokenizer.encode("!"))
     read(ask("abcdefg!", owner=owner))
     again = ask("abcdefg!", owner=owner)
     assert (cached(again), again.finish_reason) == (0, "error")
-    runner.poison = set()
+    network.bad = set()
     assert cached(ask("abcdefg!", owner=owner)) == 0
 
 
 def test_reply_is_logged_without_its_text(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="model.engine.engine"):
+    with caplog.at_level("INFO", logger="model.engine.sequence"):
         read(ask("abcdefgh"))
         read(ask("abcdefgh"))
     first, second = (record.getMessage() for record in caplog.records)
     assert first.startswith("reply of 5 tokens to 8 (0 cached) in ")
     assert second.startswith("reply of 5 tokens to 8 (7 cached) in ")
-
-
-def test_idle_caches_are_given_back_oldest_first_when_all_together_are_too_large(
-    runner: ScriptedRunner, tokenizer: Tokenizer
-) -> None:
-    limits = Limits(n_ctx=100, end_ids=frozenset({END}), n_cached=40)
-    engine = Engine(runner, tokenizer, limits)  # type: ignore[arg-type]
-    texts = ["abcdefgh", "ABCDEFGH", "12345678", "!#$%&()*", "12345678", "abcdefgh"]  # 13 positions each with a reply
-    reused = [cached(engine.submit(tokenizer.encode(text), GREEDY, owner="ada")) for text in texts]
-    engine.close()
-    assert reused == [0, 0, 0, 0, 7, 0]
-
-
-def test_sequences_wait_until_there_is_room_in_the_caches(runner: ScriptedRunner, tokenizer: Tokenizer) -> None:
-    limits = Limits(n_ctx=100, end_ids=frozenset({END}), n_cached=20)
-    engine = Engine(runner, tokenizer, limits)  # type: ignore[arg-type]
-    generations = [engine.submit(tokenizer.encode(text), GREEDY, owner="ada") for text in ("abcdefgh", "ABCDEFGH")]
-    assert [read(generation) for generation in generations] == ["ijklm", "IJKLM"]
-    engine.close()
-
-
-def test_one_sequence_larger_than_all_caches_runs_alone(runner: ScriptedRunner, tokenizer: Tokenizer) -> None:
-    limits = Limits(n_ctx=100, end_ids=frozenset({END}), n_cached=5)
-    engine = Engine(runner, tokenizer, limits)  # type: ignore[arg-type]
-    assert read(engine.submit(tokenizer.encode("abcdefgh"), GREEDY, owner="ada")) == "ijklm"
-    engine.close()

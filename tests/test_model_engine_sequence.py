@@ -6,6 +6,7 @@ The logits are the test's own: `rows` prefers one token after the other.
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from model.checkpoint.checkpoint import Checkpoint
 from model.engine.engine import Engine
-from model.engine.generation import Generation, Piece
+from model.engine.generation import FinishReason, Generation, Piece
 from model.engine.sequence import Limits, Sequence, token_logprob
 from model.engine.stop_strings import StopStrings
 from model.errors import ModelError
@@ -80,9 +81,9 @@ def run(
 ) -> Generation:  # type: ignore[no-untyped-def]
     """Run a greedy sequence on logits that prefer the characters of a text ("$" is the end token) until it ends."""
     sampling = SamplingParams(**{"temperature": 0, **params})
-    limits = Limits(n_ctx=n_ctx, end_ids=frozenset({END}), n_cached=1_000)
+    limits = Limits(n_ctx=n_ctx, end_ids=frozenset({END}))
     sequence = Sequence(
-        tokenizer.encode("ab"), sampling, "ada", tokenizer=tokenizer, limits=limits, constraint=constraint
+        tokenizer.encode("ab"), sampling, "ada", tokenizer=tokenizer, limits=limits, constraint=constraint, timeout=60
     )
     token_ids = [END if char == "$" else token_id for char in text for token_id in tokenizer.encode(char)]
     reason = None
@@ -96,6 +97,59 @@ def run(
 
 def said(generation: Generation) -> tuple[str, str | None]:
     return "".join(piece.text for piece in generation), generation.finish_reason
+
+
+def new_sequence(tokenizer: Tokenizer, text: str, **params: Any) -> Sequence:
+    limits = Limits(n_ctx=1_000, end_ids=frozenset({END}))
+    sampling = SamplingParams(**{"temperature": 0, **params})
+    return Sequence(tokenizer.encode(text), sampling, "ada", tokenizer=tokenizer, limits=limits, timeout=60)
+
+
+def follow(sequence: Sequence, tokenizer: Tokenizer, draft: str, truth: str) -> FinishReason | None:
+    """Have a draft checked by logits that prefer the characters of another text."""
+    token_ids = [*sequence.token_ids[sequence.n_computed :], *tokenizer.encode(draft)]
+    preferred = [END if char == "$" else tokenizer.encode(char)[0] for char in truth]
+    return sequence.take(token_ids, np.stack(list(rows(*preferred))))
+
+
+@pytest.mark.parametrize(
+    ("draft", "truth", "text", "n_computed"),
+    [("", "c", "c", 2), ("cde", "cdef", "cdef", 5), ("cdX", "cdef", "cde", 4), ("XYZ", "cdef", "c", 2)],
+)
+def test_draft_is_followed_as_far_as_it_is_what_the_model_says(
+    tokenizer: Tokenizer, draft: str, truth: str, text: str, n_computed: int
+) -> None:
+    sequence = new_sequence(tokenizer, "ab")
+    assert follow(sequence, tokenizer, draft, truth) is None
+    assert sequence.token_ids == tokenizer.encode("ab") + tokenizer.encode(text)
+    assert (sequence.n_computed, sequence.n_sound, sequence.n_pending) == (n_computed, n_computed, 1)
+
+
+@pytest.mark.parametrize(
+    ("params", "truth", "text", "reason"),
+    [
+        ({"max_tokens": 2}, "cdef", "cd", "length"),
+        ({"stop": ("de",)}, "cdef", "cde", "stop"),
+        ({}, "c$ef", "c", "stop"),
+    ],
+)
+def test_reply_ends_within_a_draft_as_it_would_without(
+    tokenizer: Tokenizer, params: dict[str, Any], truth: str, text: str, reason: str
+) -> None:
+    sequence = new_sequence(tokenizer, "ab", **params)
+    assert follow(sequence, tokenizer, "cde", truth) == reason
+    assert sequence.token_ids == tokenizer.encode("ab") + tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(("length", "n"), [(997, 2), (998, 1), (999, 0)])
+def test_no_draft_goes_beyond_the_context(tokenizer: Tokenizer, length: int, n: int) -> None:
+    assert len(new_sequence(tokenizer, "a" * length).draft(5)) == n
+
+
+def test_part_of_a_prompt_is_computed_but_not_yet_sound(tokenizer: Tokenizer) -> None:
+    sequence = new_sequence(tokenizer, "abcdef")
+    assert sequence.take(tokenizer.encode("abc"), np.zeros((0, 265), np.float32)) is None
+    assert (sequence.n_computed, sequence.n_sound, sequence.generation.prefilled_tokens) == (3, 0, 3)
 
 
 def test_stop_token_ends_the_reply_as_an_end_token_does(tokenizer: Tokenizer) -> None:

@@ -9,6 +9,7 @@ from families import (
     FAMILIES,
     VOCAB_SIZE,
     greedy,
+    one_thread,
     oracle_logits,
     packed_logits,
     stepwise_logits,
@@ -32,11 +33,8 @@ WRITERS = {"tiny.gguf": write_gguf, "folder": write_hf_folder}
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """For networks so tiny, threads are all waiting."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

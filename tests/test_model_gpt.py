@@ -1,5 +1,6 @@
-"""The network against transformers, which reads the same GGUF file in fp32; and cached against uncached."""
+"""The network against transformers, which reads the same GGUF file in fp32; and packed texts against each alone."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from model.chat_template import ChatMessage
 from model.checkpoint.checkpoint import Checkpoint
-from model.engine.engine import Engine
-from model.engine.runner import TorchRunner
-from model.engine.sequence import Limits
+from model.engine.runner import Chunk
+from model.engine.torch_runner import TorchRunner
 from model.gpt import GPT
-from model.kv_cache import KVCache
-from model.sampling_params import SamplingParams
+from model.packed_linear import pack_linears
 
 N_TOKENS = 50
 
@@ -57,39 +56,25 @@ def prompts(default_checkpoint: Checkpoint) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def replies(default_checkpoint: Checkpoint, default_model: GPT, prompts: list[list[int]]) -> list[list[int]]:
-    """What the engine answers at temperature 0, all ten at the same time; with the end token where one came."""
-    engine = Engine(
-        TorchRunner(default_model, 512), default_checkpoint.tokenizer, Limits(512, frozenset({2}), n_cached=100_000)
-    )
-    params = SamplingParams(temperature=0, max_tokens=N_TOKENS)
-    generations = [engine.submit(token_ids, params, owner=f"owner {i}") for i, token_ids in enumerate(prompts)]
-    replies = [[token_id for piece in generation for token_id in piece.token_ids] for generation in generations]
-    engine.close()
-    return [
-        reply + [2] * (generation.finish_reason == "stop")
-        for reply, generation in zip(replies, generations, strict=True)
-    ]
+def replies(default_model: GPT, prompts: list[list[int]]) -> list[list[int]]:
+    """The likeliest tokens, all ten replies at the same time; with the end token where one came."""
+    model = deepcopy(default_model)
+    pack_linears(model)
+    runner = TorchRunner(model, 400)
+    chats = [list(prompt) for prompt in prompts]
+    starts = [0] * len(chats)
+    for _ in range(N_TOKENS):
+        going = [i for i, chat in enumerate(chats) if starts[i] == 0 or chat[-1] != 2]
+        chunks = [Chunk(chats[i][starts[i] :], starts[i], range(i, 400, len(chats)), 1) for i in going]
+        for i, token_id in zip(going, runner.run(chunks).argmax(-1).tolist(), strict=True):
+            starts[i] = len(chats[i])
+            chats[i].append(token_id)
+    return [chat[len(prompt) :] for chat, prompt in zip(chats, prompts, strict=True)]
 
 
-def alone(model: GPT, token_ids: Tensor, cache: KVCache | None = None) -> Tensor:
+def alone(model: GPT, token_ids: Tensor) -> Tensor:
     """The logits (T, V) of one sequence (T,)."""
-    return model(token_ids, [len(token_ids)], [cache] if cache else None)
-
-
-def new_cache(model: GPT) -> KVCache:
-    return KVCache(model.config, 1024)
-
-
-def in_pieces(model: GPT, token_ids: Tensor, lengths: list[int]) -> Tensor:
-    """The logits of token_ids (T,), run through a cache in pieces of these lengths, and then one by one."""
-    cache, pieces, start = new_cache(model), [], 0
-    for length in [*lengths, *[1] * len(token_ids)]:
-        if len(piece := token_ids[start : start + length]):
-            pieces.append(alone(model, piece, cache))
-        start += length
-    assert cache.length == len(token_ids)
-    return torch.cat(pieces)
+    return model(token_ids, [len(token_ids)])
 
 
 def random_ids(*shape: int, seed: int = 0) -> Tensor:
@@ -140,62 +125,6 @@ def test_logits_of_a_thousand_tokens_are_those_of_transformers(
     assert_close(alone(default_model, token_ids), oracle(token_ids[None]).logits[0], atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("lengths", [[1] * 20, [128, 128, 44], [5, 1, 64, 200], [299, 1]])
-@torch.inference_mode()
-def test_default_models_cached_logits_equal_uncached(
-    default_model: GPT, prompts: list[list[int]], lengths: list[int]
-) -> None:
-    token_ids = torch.tensor(sum(prompts, [])[: sum(lengths)])
-    assert_close(in_pieces(default_model, token_ids, lengths), alone(default_model, token_ids), atol=1e-3, rtol=0)
-
-
-@settings(deadline=None)
-@given(lengths=st.lists(st.integers(1, 40), max_size=8), n_single=st.integers(0, 5), seed=st.integers(0, 2**32))
-@torch.inference_mode()
-def test_cached_logits_equal_uncached_for_any_split(
-    tiny_model: GPT, lengths: list[int], n_single: int, seed: int
-) -> None:
-    token_ids = random_ids(max(1, min(sum(lengths) + n_single, 256)), seed=seed)
-    assert_close(in_pieces(tiny_model, token_ids, lengths), alone(tiny_model, token_ids), atol=1e-4, rtol=0)
-
-
-@torch.inference_mode()
-def test_token_by_token_equals_uncached_up_to_the_full_context(tiny_model: GPT) -> None:
-    token_ids = torch.arange(256)
-    assert_close(in_pieces(tiny_model, token_ids, []), alone(tiny_model, token_ids), atol=1e-4, rtol=0)
-
-
-@settings(deadline=None)
-@given(kept=st.integers(0, 50), seed=st.integers(0, 2**32))
-@torch.inference_mode()
-def test_truncated_cache_goes_on_as_if_the_rest_had_never_been(tiny_model: GPT, kept: int, seed: int) -> None:
-    first, second = random_ids(2, 50, seed=seed)
-    cache = new_cache(tiny_model)
-    alone(tiny_model, first, cache)
-    cache.truncate(kept)
-    expected = alone(tiny_model, torch.cat([first[:kept], second]))[kept:]
-    assert_close(alone(tiny_model, second, cache), expected, atol=1e-4, rtol=0)
-
-
-@torch.inference_mode()
-def test_copied_prefix_goes_on_like_the_cache_it_came_from(tiny_model: GPT) -> None:
-    token_ids = torch.arange(3, 43)
-    cache, copy = new_cache(tiny_model), new_cache(tiny_model)
-    tiny_model.next_logits(token_ids, [40], [cache])
-    copy.copy_prefix(cache, 30)
-    expected = alone(tiny_model, token_ids)[-1:]
-    assert_close(tiny_model.next_logits(token_ids[30:], [10], [copy]), expected, atol=1e-4, rtol=0)
-
-
-@torch.inference_mode()
-def test_memory_that_was_never_written_is_never_read(tiny_model: GPT) -> None:
-    cache = new_cache(tiny_model)
-    cache._keys.fill_(torch.nan)
-    cache._values.fill_(torch.nan)
-    token_ids = torch.arange(30)
-    assert_close(alone(tiny_model, token_ids, cache), alone(tiny_model, token_ids), atol=1e-4, rtol=0)
-
-
 @settings(deadline=None)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), seed=st.integers(0, 2**32))
 @torch.inference_mode()
@@ -205,21 +134,11 @@ def test_packed_sequences_have_the_logits_that_each_has_alone(tiny_model: GPT, l
     assert_close(tiny_model(token_ids, lengths), expected, atol=1e-4, rtol=0)
 
 
-@settings(deadline=None)
-@given(
-    cached=st.lists(st.integers(0, 40), min_size=3, max_size=3),
-    lengths=st.lists(st.integers(1, 40), min_size=3, max_size=3),
-)
 @torch.inference_mode()
-def test_packed_sequences_go_on_from_their_own_caches(tiny_model: GPT, cached: list[int], lengths: list[int]) -> None:
-    caches = [new_cache(tiny_model) for _ in cached]
-    texts = [random_ids(before + length) for before, length in zip(cached, lengths, strict=True)]
-    for text, before, cache in zip(texts, cached, caches, strict=True):
-        if before:
-            alone(tiny_model, text[:before], cache)
-    new = torch.cat([text[before:] for text, before in zip(texts, cached, strict=True)])
-    expected = torch.stack([alone(tiny_model, text)[-1] for text in texts])
-    assert_close(tiny_model.next_logits(new, lengths, caches), expected, atol=1e-4, rtol=0)
+def test_only_the_wanted_logits_are_returned(tiny_model: GPT) -> None:
+    token_ids, lengths = random_ids(12), [5, 4, 3]
+    rows = tiny_model(token_ids, lengths)
+    assert_close(tiny_model(token_ids, lengths, n_logits=[2, 0, 3]), rows[[3, 4, 9, 10, 11]], atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
@@ -231,8 +150,3 @@ def test_later_tokens_do_not_change_earlier_logits(tiny_model: GPT) -> None:
 def test_more_tokens_than_the_context_are_a_mistake(tiny_model: GPT) -> None:
     with pytest.raises(AssertionError, match="257 tokens exceed 256"):
         alone(tiny_model, torch.zeros(257, dtype=torch.long))
-
-
-def test_cache_cannot_be_cut_to_more_than_it_holds(tiny_model: GPT) -> None:
-    with pytest.raises(AssertionError, match="cannot cut a cache of 0 positions to 1"):
-        new_cache(tiny_model).truncate(1)

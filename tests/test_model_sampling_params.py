@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from model.sampling_params import ResponseFormat, SamplingParams
+from model.sampling_params import MAX_STOP, MAX_STOP_LENGTH, ResponseFormat, SamplingParams
 
 ROOT = Path(__file__).parent.parent
 NAN, INF = math.nan, math.inf
@@ -53,6 +53,7 @@ EXTREMES = [
     *[("frequency_penalty", value) for value in (-2, 2)],
     *[("penalty_window", value) for value in (0, 10**30)],
     *[("logit_bias", value) for value in ((), ((0, -100), (5, 100)))],
+    *[("stop", value) for value in ((), ("x",) * MAX_STOP, ("x" * MAX_STOP_LENGTH,))],
     *[("stop_token_ids", value) for value in ((), (0, 0, 10**30))],
     *[("min_tokens", value) for value in (0, 1024)],
     *[("max_tokens", value) for value in (1, 10**30)],
@@ -85,6 +86,18 @@ def test_extreme_parameter_is_taken(name: str, value: object) -> None:
 def test_forced_token_may_not_be_banned() -> None:
     with pytest.raises(ValueError, match=r"^forced_token_ids must be none of banned_token_ids, got \(1, 2\)$"):
         SamplingParams(forced_token_ids=(1, 2), banned_token_ids=(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        (("x",) * 10_000, "stop must be at most 32 strings, got 10000"),
+        (("x" * 257,), "stop must be strings of at most 256 characters, got 257"),
+    ],
+)
+def test_too_many_or_too_long_stop_strings_are_refused_in_one_line(stop: tuple[str, ...], text: str) -> None:
+    with pytest.raises(ValueError, match=f"^{text}$"):
+        SamplingParams(stop=stop)
 
 
 def test_parameters_are_kept_as_json() -> None:

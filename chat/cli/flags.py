@@ -1,29 +1,42 @@
 """The flags that several commands share, and what those about sampling mean."""
 
 import json
+from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from chat.settings import SettingsError
+from chat.settings import SettingsError, load_settings
 from model.sampling_params import ResponseFormat, SamplingParams
 
-DataFlag = Annotated[Path | None, typer.Option("--data", help="The folder of everything that is kept.")]
-ModelFlag = Annotated[
-    str | None, typer.Option("--model", help="A name of `parley models`, a GGUF file, or a Hugging Face folder.")
-]
-DTypeFlag = Annotated[
-    str | None, typer.Option("--dtype", help="The type of numbers to compute with: float32, bfloat16 or float16.")
-]
-KVMemoryFlag = Annotated[int | None, typer.Option("--kv-memory", help="MiB for the keys and values of all chats.")]
-ThinkingFlag = Annotated[
-    bool | None, typer.Option("--thinking/--no-thinking", help="Let models that can think do so first.")
-]
-HostFlag = Annotated[str | None, typer.Option("--host", help="The address to listen on.")]
-PortFlag = Annotated[int | None, typer.Option("--port", help="The port to listen on; 0 takes a free one.")]
-ThreadsFlag = Annotated[int | None, typer.Option("--threads", help="How many threads compute.")]
+SETTINGS_FLAGS: dict[str, Any] = {
+    "data": Annotated[Path | None, typer.Option(help="The folder of everything that is kept.")],
+    "model": Annotated[
+        str | None, typer.Option(help="A name of `parley models`, a GGUF file, or a Hugging Face folder.")
+    ],
+    "dtype": Annotated[
+        str | None, typer.Option(help="The type of numbers to compute with: float32, bfloat16 or float16.")
+    ],
+    "device": Annotated[str | None, typer.Option(help="Where PyTorch computes: cpu, cuda, mps …")],
+    "native": Annotated[str | None, typer.Option(help="The native kernels for CPUs: auto or off.")],
+    "kv_memory": Annotated[int | None, typer.Option(help="MiB for the keys and values of all chats.")],
+    "kv_dtype": Annotated[
+        str | None, typer.Option(help="The type of keys and values in the native kernels: int16 or float32.")
+    ],
+    "draft": Annotated[int | None, typer.Option(help="How many tokens are guessed ahead and checked in one step.")],
+    "thinking": Annotated[
+        bool | None, typer.Option("--thinking/--no-thinking", help="Let models that can think do so first.")
+    ],
+    "host": Annotated[str | None, typer.Option(help="The address to listen on.")],
+    "port": Annotated[int | None, typer.Option(help="The port to listen on; 0 takes a free one.")],
+    "threads": Annotated[int | None, typer.Option(help="How many threads compute.")],
+}
+ENGINE_SETTINGS = ("data", "model", "dtype", "device", "native", "kv_memory", "kv_dtype", "draft", "threads")
+
 SystemFlag = Annotated[str | None, typer.Option("--system", help="The system prompt.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -39,6 +52,27 @@ ParamFlag = Annotated[
 
 Overrides = dict[str, Any]  # fields of SamplingParams
 OWN_FLAGS = {"temperature": "--temperature", "max_tokens": "--max-tokens", "seed": "--seed"}
+
+
+def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags of these settings; it gets them as one argument, `settings`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**values: Any) -> None:
+            settings = load_settings(**{name: values.pop(name, None) for name in names})
+            command(settings=settings, **values)
+
+        flags = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=SETTINGS_FLAGS[name]) for name in names
+        ]
+        own = [parameter for parameter in signature(command).parameters.values() if parameter.name != "settings"]
+        parameters = [*(parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own), *flags]
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # this and the next are what Typer reads
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
 
 
 def sampling_overrides(

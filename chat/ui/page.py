@@ -261,9 +261,4 @@ def _alert(text: str) -> str:
 
 
 def _progress(snapshot: Snapshot) -> str:
-    if snapshot.text or snapshot.status != "streaming":
-        return ""
-    text = "Waiting for the model …"
-    if snapshot.prefilled_tokens:
-        text = f"Reading {snapshot.prefilled_tokens:,} of {snapshot.prompt_tokens:,} tokens …"
-    return f'<div role="status">{text}</div>'
+    return f'<div role="status">{snapshot.progress}</div>' if snapshot.progress else ""

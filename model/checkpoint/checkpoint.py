@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import numpy as np
+
 from model.chat_template import ChatTemplate
 from model.config import GPTConfig
 from model.errors import CheckpointError
@@ -38,6 +40,15 @@ class Weights(Protocol):
 
     def rows(self, parameter: str, start: int, stop: int) -> "torch.Tensor":
         """Read rows of a parameter, in any float type, as (stop - start, …); raises CheckpointError."""
+
+    def encoding(self, parameter: str) -> str:
+        """Return how `encoded_rows` gives a parameter: F64, F32, F16, BF16, or GGML's name of a quantized type."""
+
+    def encoded_rows(self, parameter: str, start: int, stop: int) -> np.ndarray:
+        """Read rows of a parameter as the file has them, as bytes (stop - start, bytes per row), without torch.
+
+        The rows of a parameter of one dimension are its numbers. Raises CheckpointError.
+        """
 
 
 @dataclass(frozen=True, slots=True)

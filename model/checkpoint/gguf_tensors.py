@@ -92,17 +92,23 @@ def _is_readable(kind: GGMLQuantizationType) -> bool:
 
 def read_rows(tensor: TensorInfo, rows: slice | np.ndarray) -> np.ndarray:
     """Read some rows of a tensor as fp32; it is mapped into memory only meanwhile. Raises CheckpointError."""
+    encoded = _mapped(tensor)
+    with np.errstate(all="ignore"):  # numbers that are not finite: whoever reads them looks
+        if len(tensor.shape) == 1:  # one row of blocks
+            numbers = dequantize(encoded, tensor.type)[0][rows]
+        else:
+            numbers = dequantize(encoded[rows], tensor.type)
+    return np.require(numbers, np.float32, ["C", "W"]).reshape(-1, *tensor.shape[1:])  # a copy, unless it is one
+
+
+def _mapped(tensor: TensorInfo) -> np.ndarray:
+    """Map a tensor's bytes into memory, as (rows, bytes per row); one of one dimension is one row."""
     try:
         mapping = np.memmap(tensor.path, np.uint8, mode="r", offset=tensor.offset, shape=(tensor.n_bytes,))
     except (OSError, ValueError) as error:  # it has vanished or been cut since it was opened
         raise CheckpointError(f"{tensor.path}: tensor {tensor.name}: cannot be read: {error}") from None
-    mapped = np.asarray(mapping)  # slices of the subclass take three times as long
-    with np.errstate(all="ignore"):  # numbers that are not finite: whoever reads them looks
-        if len(tensor.shape) == 1:  # one row of blocks
-            numbers = dequantize(mapped[None], tensor.type)[0][rows]
-        else:
-            numbers = dequantize(mapped.reshape(tensor.shape[0], -1)[rows], tensor.type)
-    return np.require(numbers, np.float32, ["C", "W"]).reshape(-1, *tensor.shape[1:])  # a copy, unless it is one
+    n_rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
+    return np.asarray(mapping).reshape(n_rows, -1)  # slices of the subclass take three times as long
 
 
 class GGUFWeights:
@@ -119,11 +125,27 @@ class GGUFWeights:
         """Read rows of a parameter as fp32, (stop - start, …)."""
         import torch
 
+        return torch.from_numpy(read_rows(*self._find(parameter, start, stop)))
+
+    def encoding(self, parameter: str) -> str:
+        """Return GGML's name of a parameter's type; F32 for one of one dimension, whose blocks are not cut."""
+        tensor = self._tensors[self._places[parameter].tensor]
+        return tensor.type.name if len(tensor.shape) > 1 else "F32"
+
+    def encoded_rows(self, parameter: str, start: int, stop: int) -> np.ndarray:
+        """Read rows of a parameter as the file has them, as bytes (stop - start, bytes per row)."""
+        tensor, rows = self._find(parameter, start, stop)
+        if len(tensor.shape) == 1:
+            return read_rows(tensor, rows)[:, None].view(np.uint8)
+        return np.require(_mapped(tensor)[rows], requirements="W")  # a copy, unless it is one
+
+    def _find(self, parameter: str, start: int, stop: int) -> tuple[TensorInfo, slice | np.ndarray]:
+        """Return where rows of a parameter lie: the tensor, and its rows."""
         place = self._places[parameter]
         rows: slice | np.ndarray = slice(place.first_row + start, place.first_row + stop)
         if self._pairs_side_by_side and (".c_q." in parameter or ".c_k." in parameter):
             rows = place.first_row + _halves_to_pairs(np.arange(start, stop), self._head_dim)
-        return torch.from_numpy(read_rows(self._tensors[place.tensor], rows))
+        return self._tensors[place.tensor], rows
 
 
 def _halves_to_pairs(rows: np.ndarray, head_dim: int) -> np.ndarray:

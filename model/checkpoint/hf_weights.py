@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from model.checkpoint.hf_families import FUSED, Layout
 from model.checkpoint.json_file import read_json, shown
 from model.checkpoint.safetensors_file import WEIGHT_TYPES, StoredTensor, read_header
@@ -73,11 +75,26 @@ class HFWeights:
 
     def rows(self, parameter: str, start: int, stop: int) -> "torch.Tensor":
         """Read rows of a parameter in the type of the file; it is mapped only meanwhile."""
+        tensor, part = self._find(parameter, start, stop)
+        return tensor.read(*part).T if len(part) > 1 else tensor.read(*part)
+
+    def encoding(self, parameter: str) -> str:
+        """Return the format's name of a parameter's type, one of WEIGHT_TYPES."""
+        return self._tensors[self._places[parameter][0].tensor].type
+
+    def encoded_rows(self, parameter: str, start: int, stop: int) -> np.ndarray:
+        """Read rows of a parameter in the type of the file, as bytes (stop - start, bytes per row)."""
+        tensor, part = self._find(parameter, start, stop)
+        numbers = tensor.read_array(*part)
+        rows = np.ascontiguousarray(numbers.T if len(part) > 1 else numbers)
+        return rows.reshape(stop - start, -1).view(np.uint8)
+
+    def _find(self, parameter: str, start: int, stop: int) -> tuple[StoredTensor, tuple[slice, ...]]:
+        """Return where rows of a parameter lie: the tensor, and its rows, or all its rows and some of its columns."""
         place, (n_rows, *_) = self._places[parameter]
         first = place.part * n_rows
         rows = slice(first + start, first + stop)
-        tensor = self._tensors[place.tensor]
-        return tensor.read(slice(None), rows).T if place.transposed else tensor.read(rows)
+        return self._tensors[place.tensor], (slice(None), rows) if place.transposed else (rows,)
 
 
 def _check(tensors: Mapping[str, StoredTensor], place: Place, parameter_shape: Shape) -> None:

@@ -48,19 +48,23 @@ class StoredTensor:
         return math.prod(self.shape) * SIZES[self.type]
 
     def read(self, *part: slice) -> "torch.Tensor":
+        """Copy a part of the tensor, as `read_array` does."""
+        import torch
+
+        tensor = torch.from_numpy(self.read_array(*part))
+        return tensor.view(torch.bfloat16) if self.type == "BF16" else tensor
+
+    def read_array(self, *part: slice) -> np.ndarray:
         """Copy a part of the tensor, whose type is one of WEIGHT_TYPES, mapping the file only meanwhile.
 
         Raises CheckpointError when the file is gone or has been cut since its header was read.
         """
-        import torch
-
         kind = WEIGHT_TYPES[self.type]
         try:
             mapped = np.memmap(self.path, kind, mode="r", offset=self.offset, shape=self.shape)
         except (OSError, ValueError) as error:  # ValueError: it ends before the tensor does
             raise CheckpointError(f"{self.path}: tensor {self.name}: cannot be read: {error}") from None
-        tensor = torch.from_numpy(np.array(mapped[part], order="C"))
-        return tensor.view(torch.bfloat16) if self.type == "BF16" else tensor
+        return np.array(mapped[part], order="C")
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,13 +29,18 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a generation cost: tokens, and milliseconds since it was submitted."""
+    """What a generation cost, in tokens and milliseconds."""
 
     prompt_tokens: int
     cached_tokens: int  # of the prompt, already in the cache
     completion_tokens: int
-    ttft_ms: float | None  # time to first token; None if there was none
-    duration_ms: float
+    ttft_ms: float | None  # from its submission to its first token; None if there was none
+    duration_ms: float  # from its submission to its end: the sum of the three below
+    queue_ms: float = 0.0  # until it began to run
+    prefill_ms: float = 0.0  # from there to the first token
+    decode_ms: float = 0.0
+    drafted_tokens: int = 0  # proposed ahead of the model
+    accepted_tokens: int = 0  # of these, what the model would have written too
 
 
 class Generation:
@@ -44,27 +49,36 @@ class Generation:
     def __init__(self, prompt_tokens: int, seed: int) -> None:
         self.prompt_tokens = prompt_tokens
         self.seed = seed  # as asked for, or the one that was drawn
+        self.queue_position = 0  # 1 is the next to run, 0 runs or has ended
         self.prefilled_tokens = 0  # how much of the prompt the model has read
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None  # one line, when finish_reason is "error"
         self.usage: Usage | None = None
         self._pieces: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
+        self._on_cancel: Callable[[], None] | None = None
 
     def __iter__(self) -> Iterator[Piece]:
         while (piece := self._pieces.get()) is not None:
             yield piece
 
     def cancel(self) -> None:
-        """Ask for the end, which comes within one step; nothing happens to a finished generation."""
+        """End it, at once, whether it waits or runs; a finished generation stays as it is."""
         self._cancelled.set()
+        on_cancel = self._on_cancel  # another thread may finish it here
+        if on_cancel is not None:
+            on_cancel()
 
     @property
     def cancelled(self) -> bool:
         """Whether the end has been asked for."""
         return self._cancelled.is_set()
 
-    # The two below are the engine's.
+    # Those below are the engine's.
+
+    def call_on_cancel(self, function: Callable[[], None]) -> None:
+        """Have the thread that cancels call a function, unless the generation has ended by then."""
+        self._on_cancel = function
 
     def emit(self, piece: Piece) -> None:
         """Pass a piece on to the caller."""
@@ -73,4 +87,5 @@ class Generation:
     def finish(self, reason: FinishReason, usage: Usage, error: str | None = None) -> None:
         """Tell the caller how it ended."""
         self.usage, self.error, self.finish_reason = usage, error, reason
+        self.queue_position, self._on_cancel = 0, None
         self._pieces.put(None)

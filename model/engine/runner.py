@@ -1,27 +1,38 @@
-"""What computes: the one place where the engine meets PyTorch."""
+"""What computes a step: the border between the scheduler, which knows token ids, and the networks."""
 
-import torch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
-from model.gpt import GPT
-from model.kv_cache import KVCache
 from model.sampling import Floats
 
+KVDType = Literal["int16", "float32"]
+"""Types of keys and values; int16 are whole numbers with a scale for each vector, 16 times nearer than fp16."""
 
-class TorchRunner:
-    """Runs tokens through a GPT, one sequence at a time."""
 
-    def __init__(self, model: GPT, n_ctx: int) -> None:
-        """Use caches for `n_ctx` tokens each, in the type of the model's weights."""
-        self._model = model
-        self._n_ctx = n_ctx
-        self._dtype = model.wte.weight.dtype
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The tokens of one sequence that a step computes: a part of its prompt, its newest token, or that and a draft."""
 
-    def new_cache(self) -> KVCache:
-        """Return an empty cache for one sequence."""
-        return KVCache(self._model.config, self._n_ctx, self._dtype)
+    token_ids: Sequence[int]  # at least one
+    start: int  # the position of the first; all before it are in the cache
+    block_table: Sequence[int]  # the blocks of all positions from 0 on, those of these tokens included
+    n_logits: int  # of how many of the last tokens the logits are wanted
 
-    @torch.inference_mode()
-    def run(self, token_ids: list[int], cache: KVCache) -> Floats:
-        """Append token_ids to the cache and return the logits (V,) after the last of them, in fp32."""
-        logits: Floats = self._model.next_logits(torch.tensor(token_ids), [len(token_ids)], [cache])[0].float().numpy()
-        return logits
+
+class Runner(Protocol):
+    """Computes tokens into blocks of keys and values, which it owns; from one thread only."""
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks of BLOCK_SIZE positions there are."""
+
+    def run(self, chunks: Sequence[Chunk]) -> Floats:
+        """Compute the chunks of different sequences in one step.
+
+        Returns the wanted logits, those of the first chunk first: (sum of n_logits, V), in fp32, valid until the next
+        call.
+        """
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Give a block the keys and values of another."""

@@ -1,5 +1,6 @@
 """The engine's side of one generation: its tokens, its sampler, its text."""
 
+import logging
 import secrets
 import time
 from collections.abc import Sequence as Tokens
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from model.engine.drafter import Drafter
 from model.engine.generation import FinishReason, Generation, Piece, TokenLogprob, Usage
 from model.engine.stop_strings import StopStrings
 from model.errors import ModelError
@@ -19,6 +21,8 @@ from model.tokenizer import StreamingDetokenizer, Tokenizer
 if TYPE_CHECKING:
     from model.constraint import Constraint
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -26,7 +30,6 @@ class Limits:
 
     n_ctx: int  # tokens of one
     end_ids: frozenset[int]  # tokens that end a reply
-    n_cached: int  # tokens of all, idle ones included, that are kept in caches
 
 
 class Sequence:
@@ -41,14 +44,20 @@ class Sequence:
         tokenizer: Tokenizer,
         limits: Limits,
         constraint: "Constraint | None" = None,
+        n_shared: int = 0,
+        timeout: float,
     ) -> None:
         self.owner = owner
         self.token_ids = list(token_ids)
+        self.n_shared = n_shared  # of the first tokens, which other owners may have too
+        self.n_prompt = len(self.token_ids)
+        self.max_length = min(self.n_prompt + params.max_tokens, limits.n_ctx)  # tokens it may come to
+        self.timeout = timeout  # seconds that it may wait
         self.n_cached = 0  # tokens of the prompt that were in the cache already
+        self.n_computed = 0  # tokens that are in the cache
+        self.n_sound = 0  # of these, those that finite logits have proved to be sound
         seed = secrets.randbits(32) if params.seed is None else params.seed
-        self.generation = Generation(len(self.token_ids), seed)
-        self._n_prompt = len(self.token_ids)
-        self.max_length = min(self._n_prompt + params.max_tokens, limits.n_ctx)  # tokens it may come to
+        self.generation = Generation(self.n_prompt, seed)
         self._params = params
         self._n_ctx = limits.n_ctx
         self._end_ids = limits.end_ids.union(params.stop_token_ids)
@@ -58,13 +67,73 @@ class Sequence:
         self._stop_strings = StopStrings(params.stop)
         self._unsent: list[int] = []  # tokens whose text is still held back
         self._unsent_logprobs: list[TokenLogprob] = []
+        self._drafts: _Drafts | None = None  # of a sequence that has been asked for some
         self._error: str | None = None
         self._clock = _Clock()
 
     @property
     def n_completed(self) -> int:
         """How many tokens the reply has."""
-        return len(self.token_ids) - self._n_prompt
+        return len(self.token_ids) - self.n_prompt
+
+    @property
+    def n_pending(self) -> int:
+        """How many tokens are still to be computed: of one that decodes only the newest."""
+        return len(self.token_ids) - self.n_computed
+
+    @property
+    def n_served(self) -> int:
+        """How many tokens have been computed for the owner: those of the prompt and of the reply."""
+        return min(self.n_computed, self.n_prompt) - self.n_cached + self.n_completed
+
+    @property
+    def seconds_left(self) -> float:
+        """How long it may still wait; less than 0 when it has waited too long."""
+        return self.timeout - self._clock.elapsed_ms() / 1000
+
+    def start(self, n_cached: int) -> None:
+        """Begin to run, with so many tokens of the prompt in the cache."""
+        self.n_cached = self.n_computed = self.n_sound = n_cached
+        self.generation.prefilled_tokens = n_cached
+        self.generation.queue_position = 0
+        self._clock.mark_start()
+
+    def draft(self, n: int) -> list[int]:
+        """Propose up to n tokens that may follow, as far as the reply may still grow."""
+        n = min(n, self.max_length - len(self.token_ids) - 1)  # the model writes one more
+        if n <= 0:
+            return []
+        if self._drafts is None:
+            self._drafts = _Drafts(self.token_ids)
+        return self._drafts.propose(n)
+
+    def take(self, token_ids: Tokens[int], rows: Floats) -> FinishReason | None:
+        """Take in what has been computed: the next tokens, and the logits (N, V) after the last N of them.
+
+        All tokens but the last N are the sequence's own; N is 0 within a prompt. After the first row come those of a
+        draft: they are looked at one after another, as far as the reply goes that way. Says why it ends, if it does.
+        """
+        n_silent = len(token_ids) - len(rows)
+        self.n_computed += n_silent
+        reason = self._follow(token_ids[n_silent + 1 :], rows)
+        self.generation.prefilled_tokens = min(self.n_computed, self.n_prompt)
+        return reason
+
+    def _follow(self, draft: Tokens[int], rows: Floats) -> FinishReason | None:
+        reason: FinishReason | None = None
+        for n_accepted, row in enumerate(rows):
+            if not np.isfinite(row).all():
+                self._error, reason = "The model computed numbers that are not finite.", "error"
+                self.n_sound = 0  # the cause may lie anywhere before
+                break
+            self.n_computed += 1
+            self.n_sound = self.n_computed
+            reason = self.advance(row)
+            if reason or n_accepted == len(draft) or self.token_ids[-1] != draft[n_accepted]:
+                break
+        if draft and self._drafts is not None:
+            self._drafts.judge(len(draft), n_accepted)
+        return reason
 
     def advance(self, logits: Floats) -> FinishReason | None:
         """Choose the next token from finite logits (V,), pass its text on, and say why the reply ends, if it does."""
@@ -78,14 +147,34 @@ class Sequence:
         """Pass on what was held back and close the caller's side."""
         held = self._stop_strings.add(self._detokenizer.finish()) + self._stop_strings.finish()
         self._emit(held)
-        usage = Usage(
-            prompt_tokens=self._n_prompt,
-            cached_tokens=self.n_cached,
-            completion_tokens=self.n_completed,
-            ttft_ms=self._clock.ttft_ms,
-            duration_ms=self._clock.elapsed_ms(),
+        usage = self._usage()
+        logger.info(
+            "reply of %d tokens to %d (%d cached) in %.0f ms: %s",
+            usage.completion_tokens,
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.duration_ms,
+            reason,
         )
         self.generation.finish(reason, usage, error or self._error)
+
+    def _usage(self) -> Usage:
+        clock = self._clock
+        duration = clock.elapsed_ms()
+        started = duration if clock.started_ms is None else clock.started_ms
+        first_token = duration if clock.ttft_ms is None else clock.ttft_ms
+        return Usage(
+            prompt_tokens=self.n_prompt,
+            cached_tokens=self.n_cached,
+            completion_tokens=self.n_completed,
+            ttft_ms=clock.ttft_ms,
+            duration_ms=duration,
+            queue_ms=started,
+            prefill_ms=first_token - started,
+            decode_ms=duration - first_token,
+            drafted_tokens=self._drafts.n_drafted if self._drafts else 0,
+            accepted_tokens=self._drafts.n_accepted if self._drafts else 0,
+        )
 
     def _advance(self, logits: Floats) -> FinishReason | None:
         token_id = sample(self._processors.apply(logits), self._params, generator=self._random)
@@ -102,6 +191,8 @@ class Sequence:
 
     def _append(self, token_id: int, logits: Floats) -> None:
         self.token_ids.append(token_id)
+        if self._drafts is not None:
+            self._drafts.append(token_id)
         self._unsent.append(token_id)
         if self._params.logprobs is not None:
             self._unsent_logprobs.append(token_logprob(logits, token_id, self._params.logprobs))
@@ -125,10 +216,48 @@ def token_logprob(logits: Floats, token_id: int, n_most_likely: int) -> TokenLog
     return TokenLogprob(token_id, float(logits[token_id] - log_total), most_likely)
 
 
+DRAFT_COST = 0.3
+"""Of a drafted token, in steps of the model: what one more token takes of the time of a step for one."""
+DRAFT_INCOME = 0.03
+"""Of each token, in steps: so much time, 3 %, drafts may cost a text in which they never come true."""
+MAX_CREDIT = 4.0
+"""Steps that drafts may lose when a text that used to repeat itself ceases to."""
+
+
+class _Drafts:
+    """What is proposed for a sequence, and what that gained: drafts are paid from the steps that they saved."""
+
+    def __init__(self, token_ids: Tokens[int]) -> None:
+        self.n_drafted = self.n_accepted = 0
+        self._drafter = Drafter(token_ids)
+        self._credit = MAX_CREDIT / 2  # steps
+
+    def propose(self, n: int) -> list[int]:
+        return self._drafter.propose(min(n, int(self._credit / DRAFT_COST)))
+
+    def append(self, token_id: int) -> None:
+        self._drafter.append(token_id)
+        self._earn(DRAFT_INCOME)
+
+    def judge(self, n_drafted: int, n_accepted: int) -> None:
+        self.n_drafted += n_drafted
+        self.n_accepted += n_accepted
+        self._earn(n_accepted - DRAFT_COST * n_drafted)
+
+    def _earn(self, n_steps: float) -> None:
+        self._credit = min(MAX_CREDIT, self._credit + n_steps)
+
+
 @dataclass(slots=True)
 class _Clock:
+    """When things happened, in milliseconds since the sequence was made."""
+
     start: float = field(default_factory=time.perf_counter)
+    started_ms: float | None = None
     ttft_ms: float | None = None
+
+    def mark_start(self) -> None:
+        self.started_ms = self.elapsed_ms()
 
     def mark_token(self) -> None:
         if self.ttft_ms is None:
