@@ -1,20 +1,23 @@
 """The kernels compute what reference.c defines: products to the bit, everything else up to rounding."""
 
 import ctypes
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from gguf import GGMLQuantizationType, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_library import load_reference
 
 from model.checkpoint.checkpoint import Checkpoint
-from model.config import BLOCK_SIZE
 from model.native.runner import _Cache, _Chunk, _Layer, _Matrix, _Model, _Norm
 from model.native.weights import ROWS, Kind, pack
 
@@ -25,6 +28,9 @@ FLOATS = (Kind.F16, Kind.BF16, Kind.F32)
 RELATIVE = 1e-6  # of norms, rotations and activations: what is summed in fp32, or approximated, has a few last bits
 # The largest error of what attention gathers, of values whose standard deviation is 1
 ATTENTION = {"float32": 1e-5, "int16": 5e-4}
+
+# -O1 compiles in seconds; the optimization that it is given back fuses products and sums
+SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1 -fexpensive-optimizations"
 
 Array = np.ndarray
 
@@ -276,3 +282,21 @@ def test_attention_with_scores_far_apart_is_that_defined(library: ctypes.CDLL, k
     q, k, v = attention.numbers(300)
     expected = attention.plain(30 * q, k, v)
     np.testing.assert_allclose(attention.fast(30 * q, k, v), expected, rtol=0, atol=60 * ATTENTION[kv_dtype])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)  # GCC alone takes minutes
+def test_sanitizers_find_nothing(tmp_path: Path) -> None:
+    libasan = subprocess.run(["cc", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+    if not Path(libasan).exists():
+        pytest.skip("no AddressSanitizer")
+    compiler = tmp_path / "cc"
+    compiler.write_text(f'#!/bin/sh\nunset LD_PRELOAD\nexec {shutil.which("cc")} "$@" {SANITIZERS}\n')
+    compiler.chmod(0o700)
+    options = {"ASAN_OPTIONS": "detect_leaks=0", "LD_PRELOAD": libasan, "XDG_CACHE_HOME": str(tmp_path)}
+    files = [Path(__file__), Path(__file__).with_name("test_model_native_runner.py")]
+    command = [sys.executable, "-m", "pytest", "-qs", "-p", "no:cacheprovider", *map(str, files)]
+    result = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **options, "CC": str(compiler)}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

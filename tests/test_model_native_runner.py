@@ -17,14 +17,9 @@ from hf_folders import change_tensors, copy_in_one_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.bench.exactness import divergence, encode_questions
-from model.bench.texts import read_text, write_texts
 from model.checkpoint.checkpoint import Checkpoint, load_model
 from model.checkpoint.open import open_checkpoint
-from model.config import BLOCK_SIZE
 from model.engine.runner import Chunk
-from model.engine.torch_runner import TorchRunner
-from model.gpt import GPT
 from model.native import build
 from model.native.build import BuildError
 from model.native.runner import KVDType, NativeRunner, unsupported
@@ -34,11 +29,9 @@ pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compile
 
 KV_DTYPES: list[KVDType] = ["int16", "float32"]
 N_BLOCKS = 48
-BOOK = (Path(__file__).parent / "data" / "alice.txt").read_text()
 
 # How far logits may be from those of PyTorch in fp32; they have a standard deviation of 1.5 to 7
 TOLERANCE: dict[KVDType, float] = {"float32": 1e-4, "int16": 1e-2}
-DEFAULT_TOLERANCE: dict[KVDType, float] = {"float32": 2e-4, "int16": 1e-2}
 REQUANTIZED = 0.04  # their mean distance in standard deviations, for types that are not computed with as they are
 
 Open = Callable[[str, str], Checkpoint]
@@ -287,7 +280,6 @@ def test_freed_blocks_never_leak_into_another_text(runner: NativeRunner) -> None
 def test_copied_block_goes_on_as_the_one_it_came_from(poisoned: NativeRunner) -> None:
     token_ids = random_ids(30)
     run(poisoned, Chunk(token_ids[:24], 0, [4, 5], 0))
-    before = poisoned._keys_and_values.view(np.uint8).reshape(-1, N_BLOCKS, len(poisoned._keys_and_values))
     poisoned.copy_block(5, 11)
     first = run(poisoned, Chunk(token_ids[24:], 24, [4, 5], 6))
     assert_same_bits(run(poisoned, Chunk(token_ids[24:], 24, [4, 11], 6)), first)
@@ -365,62 +357,3 @@ def test_progress_counts_every_tensor(tiny_checkpoint: Checkpoint) -> None:
     seen: list[tuple[int, int]] = []
     NativeRunner(tiny_checkpoint, 8, n_threads=1, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i, 20) for i in range(1, 21)]
-
-
-# ---- The default model
-
-
-@pytest.fixture(scope="module")
-def book(default_checkpoint: Checkpoint) -> list[int]:
-    return default_checkpoint.tokenizer.encode(BOOK)[:2000]
-
-
-@pytest.fixture(scope="module")
-def reference(default_model: GPT) -> TorchRunner:
-    """The definition of the network in fp32, with room for all questions and their replies."""
-    return TorchRunner(default_model, 600)
-
-
-@pytest.fixture(scope="module")
-def open_default(default_checkpoint: Checkpoint) -> Callable[[KVDType], NativeRunner]:
-    return cache(lambda kv_dtype: NativeRunner(default_checkpoint, 600, n_threads=2, kv_dtype=kv_dtype))
-
-
-@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
-def test_default_model_reads_a_book_as_pytorch_does(
-    open_default: Callable[[KVDType], NativeRunner], reference: TorchRunner, book: list[int], kv_dtype: KVDType
-) -> None:
-    logits, expected = (read_text(each, book[:256], 256) for each in (open_default(kv_dtype), reference))
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=DEFAULT_TOLERANCE[kv_dtype])
-    assert divergence(expected, logits) / 256 <= 1e-6
-
-
-@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
-def test_default_model_replies_as_pytorch_does(
-    open_default: Callable[[KVDType], NativeRunner],
-    reference: TorchRunner,
-    default_checkpoint: Checkpoint,
-    kv_dtype: KVDType,
-) -> None:
-    prompts = encode_questions(default_checkpoint.chat_template)[:2]
-    ours, theirs = (write_texts(each, prompts, 30, greedy) for each in (open_default(kv_dtype), reference))
-    assert ours == theirs
-
-
-def greedy(logits: Floats) -> int:
-    return int(logits.argmax())
-
-
-@pytest.mark.slow
-def test_default_settings_are_exact(
-    open_default: Callable[[KVDType], NativeRunner],
-    reference: TorchRunner,
-    default_checkpoint: Checkpoint,
-    book: list[int],
-) -> None:
-    runner = open_default("int16")
-    logits, expected = (read_text(each, book, len(book)) for each in (runner, reference))
-    assert divergence(expected, logits) / len(book) <= 1e-5
-    prompts = encode_questions(default_checkpoint.chat_template)
-    ours, theirs = (write_texts(each, prompts, 200, greedy) for each in (runner, reference))
-    assert ours == theirs

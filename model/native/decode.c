@@ -1,11 +1,11 @@
 // One step of a GPT on the CPU: the tokens of all running sequences through all layers, in one call.
 //
-// Weights stay as they are in the file, activations are fp32. A matrix is stored by groups of LANES rows, so that
-// lane r of a vector is row r and nothing is ever summed across lanes; see model/native/weights.py for the layouts.
-// Every number is computed by the same operations in the same order whatever else is in the step: a sequence gets
-// the same bits alone, in a batch, in chunks, or as a draft. model/native/reference.c defines the products plainly.
+// Weights stay as they are in the file, activations are fp32. A matrix is stored by groups of 32 rows, which are lanes
+// of vectors, so that a product never sums across lanes; see model/native/weights.py for the layouts. Every number is
+// computed by the same operations in the same order whatever else is in the step: a sequence gets the same bits alone,
+// in a batch, in chunks, or as a draft. model/native/reference.c defines plainly what is computed here.
 //
-// In comments: N tokens of all sequences, T tokens of one, D = head_dim.
+// In comments: N tokens of all sequences, D = head_dim.
 
 #include <math.h>
 #include <pthread.h>
@@ -35,14 +35,12 @@ typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 typedef int16_t SignedHalves __attribute__((vector_size(2 * LANES)));
-typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
 // Loads and stores at any address.
 typedef Floats AnyFloats __attribute__((aligned(4), may_alias));
 typedef Words AnyWords __attribute__((aligned(4), may_alias));
 typedef Halves AnyHalves __attribute__((aligned(2), may_alias));
 typedef SignedHalves AnySignedHalves __attribute__((aligned(2), may_alias));
-typedef Bytes AnyBytes __attribute__((aligned(1), may_alias));
 
 typedef Floats Column[VECTORS];  // of a group of rows: a number for each
 
@@ -134,9 +132,10 @@ INLINE Floats exponential(Floats x) {
 }
 
 INLINE float sum_lanes(Floats v) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += v[i];
-    return sum;
+    float x[LANES];
+    memcpy(x, &v, sizeof x);
+    UNROLL for (int half = LANES / 2; half; half /= 2) UNROLL for (int i = 0; i < half; i++) x[i] += x[i + half];
+    return x[0];
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -169,10 +168,18 @@ static void wait_for_all(Barrier *barrier) {
     }
 }
 
+// The vectors that matrices are multiplied with, laid out for that: by blocks of 32 numbers, the same blocks of all
+// vectors together.
+typedef struct {
+    float *plain;   // (n_columns / 32, n, 32)
+    float *scaled;  // the same with NIBBLE_SCALE
+    float *sums;    // (n_columns / 32, n) of each block
+} Input;
+
 typedef struct {
     const Model *model;
     const Cache *cache;
-    int n_threads;
+    int n_threads, n_started;  // the caller's thread is the first
     Barrier barrier;
     pthread_t *threads;
     pthread_mutex_t mutex;
@@ -190,10 +197,10 @@ typedef struct {
     float *x;                      // (N, n_embd) the residual stream
     float *q, *k, *v, *y, *gate, *up;  // (N, …) row by row, padded
     float *rotation;               // (N, 2, D / 2) cosines and sines
-    float *input, *hidden;         // prepared for products: what a layer reads, and the middle of the MLP
+    Input input, hidden;           // what products read: normed vectors or attention's, and the middle of the MLP
     float *parts;                  // (N, n_head, n_parts, 2 + width) of attention: see attend
     int n_parts;
-    Column *sums;                  // (n_threads, N) of a group of rows
+    Column *totals;                // (n_threads, N) of a group of rows
     // Per thread
     float **scores;   // (QUERIES, PART)
 } Engine;
@@ -207,16 +214,47 @@ INLINE void share(const Engine *engine, int thread, int count, int *first, int *
 // ---------------------------------------------------------------------------------------------------------------
 // Products of a matrix and N vectors
 
-// Lays out columns [32 first_block, 32 end_block) of vector t of n for the products: block by block, the n parts of a
-// block together.
-static void prepare(const float *x, int t, int n, int n_columns, int first_block, int end_block, float *blocks) {
-    for (int b = first_block; b < end_block; b++) {
-        float *block = blocks + ((size_t)b * n + t) * BLOCK;
-        int width = MIN(BLOCK, n_columns - b * BLOCK);
-        memcpy(block, x + b * BLOCK, width * sizeof(float));
-        if (width < BLOCK) memset(block + width, 0, (BLOCK - width) * sizeof(float));
+// What lets nibble i be converted where it stands in its word, as 16^i times its value; the last is shifted down, for
+// its sign's sake.
+#define EIGHT 1, 0x1p-4f, 0x1p-8f, 0x1p-12f, 0x1p-16f, 0x1p-20f, 0x1p-24f, 1
+#if LANES == 16
+static const Floats NIBBLE_SCALE = {EIGHT, EIGHT};
+#else
+static const Floats NIBBLE_SCALE = {EIGHT};
+#endif
+
+// Lays out block b of vector t of n.
+INLINE void prepare_block(const float *block, int t, int n, int b, const Input *input) {
+    size_t at = (size_t)b * n + t;
+    Floats sum = {0};
+    UNROLL for (int c = 0; c < BLOCK; c += LANES) {
+        Floats part = *(const AnyFloats *)(block + c);
+        *(AnyFloats *)(input->plain + at * BLOCK + c) = part;
+        *(AnyFloats *)(input->scaled + at * BLOCK + c) = part * NIBBLE_SCALE;
+        sum += part;
+    }
+    input->sums[at] = sum_lanes(sum);
+}
+
+// Lays out vector t of n, of so many columns.
+static void prepare(const float *x, int t, int n, int n_columns, const Input *input) {
+    int b = 0;
+    for (; (b + 1) * BLOCK <= n_columns; b++) prepare_block(x + b * BLOCK, t, n, b, input);
+    if (b * BLOCK < n_columns) {
+        float last[BLOCK] = {0};
+        memcpy(last, x + b * BLOCK, (n_columns - b * BLOCK) * sizeof(float));
+        prepare_block(last, t, n, b, input);
     }
 }
+
+// Where products go: row 32 g + r of vector t to data[g * group + t * vector + r].
+typedef struct {
+    float *data;
+    size_t group, vector;
+} Output;
+
+static Output by_vectors(float *data, size_t stride) { return (Output){data, ROWS, stride}; }
+static Output by_groups(float *data, int n) { return (Output){data, (size_t)n * ROWS, ROWS}; }
 
 INLINE size_t block_bytes(int kind) {
     switch (kind) {
@@ -227,37 +265,17 @@ INLINE size_t block_bytes(int kind) {
     }
 }
 
-// What turns the numbers of a block into weights: scale · number + minimum, for LANES rows.
-typedef struct {
-    Floats scale[8], minimum;  // the scale of columns i, i + 8, i + 16, i + 24
-} Scales;
-
-INLINE Scales scales_of(int kind, const uint8_t *block, int v) {
-    Scales scales = {.minimum = broadcast(0)};
-    if (kind == Q4) {  // two fp16 in a word
-        Ints word = (Ints)((const AnyWords *)(block + 16 * ROWS))[v];
-        scales.scale[7] = scales.scale[0] = from_half(word << 16);
-        UNROLL for (int i = 1; i < 7; i++) scales.scale[i] = scales.scale[i - 1] * 0x1p-4f;
-        scales.minimum = from_half(word);
-    }
-    if (kind == Q8) {
-        Ints word = __builtin_convertvector(((const AnySignedHalves *)(block + 32 * ROWS))[v], Ints) << 16;
-        UNROLL for (int i = 0; i < 8; i++) scales.scale[i] = from_half(word);
-    }
-    return scales;
-}
-
-// Column 8j + i of a block as the weights of LANES rows, its v-th vector of them.
-INLINE Floats widen(int kind, const uint8_t *block, Scales scales, int v, int j, int i) {
+// Column 8j + i of a block as numbers of LANES rows, its v-th vector of them: weights without their scales.
+INLINE Floats widen(int kind, const uint8_t *block, int v, int j, int i) {
     const AnyWords *words = (const AnyWords *)block + v;
-    if (kind == Q4) {  // a nibble is converted where it stands, as 16^i times its value; the last for its sign's sake not
+    if (kind == Q4) {
         Words nibble = words[j * VECTORS];
         nibble = i < 7 ? (Words)(nibble & (15u << 4 * i)) : (Words)(nibble >> 28);
-        return __builtin_convertvector((Ints)nibble, Floats) * scales.scale[i] + scales.minimum;
+        return __builtin_convertvector((Ints)nibble, Floats);
     }
     if (kind == Q8) {
         Words word = words[(2 * j + i / 4) * VECTORS];
-        return __builtin_convertvector((Ints)(word << (24 - 8 * (i % 4))) >> 24, Floats) * scales.scale[i];
+        return __builtin_convertvector((Ints)(word << (24 - 8 * (i % 4))) >> 24, Floats);
     }
     int at = (8 * j + i) * VECTORS + v;
     if (kind == F16) return from_half(__builtin_convertvector(((const AnySignedHalves *)block)[at], Ints) << 16);
@@ -265,127 +283,173 @@ INLINE Floats widen(int kind, const uint8_t *block, Scales scales, int v, int j,
     return ((const AnyFloats *)block)[at];
 }
 
-#define FEW 8  // vectors for which weights are widened in registers
+// A weight is scale · number + minimum.
+typedef struct {
+    Floats scale, minimum;
+} Scales;
 
-// A group of rows with a few vectors.
-INLINE void multiply_few(int kind, int n, const uint8_t *block, int n_blocks, const float *x, float *out, size_t stride) {
-    Floats sum[FEW][VECTORS] = {0};
-    for (int b = 0; b < n_blocks; b++, block += block_bytes(kind), x += n * BLOCK) {
+INLINE Scales scales_of(int kind, const uint8_t *block, int v) {
+    Scales scales = {broadcast(1), broadcast(0)};
+    if (kind == Q4) {  // two fp16 in a word
+        Ints word = (Ints)((const AnyWords *)(block + 16 * ROWS))[v];
+        scales = (Scales){from_half(word << 16), from_half(word)};
+    }
+    if (kind == Q8)
+        scales.scale =
+            from_half(__builtin_convertvector(((const AnySignedHalves *)(block + 32 * ROWS))[v], Ints) << 16);
+    return scales;
+}
+
+// A block's part of a product: its numbers times x are summed first, from zero, and scaled then.
+INLINE Floats add_block(Floats total, Scales scales, Floats sum, float sum_of_x) {
+    total += scales.scale * sum;
+    return total + scales.minimum * sum_of_x;
+}
+
+#define FEW 8  // vectors whose sums stay in registers beside the numbers that are widened there
+
+// A group of rows with n vectors; x as the kind wants it, plain or scaled; a block of it has n_all vectors.
+INLINE void multiply_few(int kind, int n, int n_all, const uint8_t *block, int n_blocks, const float *x,
+                         const float *sums_of_x, float *out, size_t stride) {
+    Floats total[FEW][VECTORS] = {0};
+    for (int b = 0; b < n_blocks; b++, block += block_bytes(kind), x += n_all * BLOCK, sums_of_x += n_all) {
         if (n > 2) fetch(block + 4 * block_bytes(kind), block_bytes(kind));  // fewer leave the memory no time
-        Scales scales[VECTORS];
-        UNROLL for (int v = 0; v < VECTORS; v++) scales[v] = scales_of(kind, block, v);
+        Floats sum[FEW][VECTORS] = {0};
         for (int j = 0; j < BLOCK / 8; j++)
             UNROLL for (int i = 0; i < 8; i++) UNROLL for (int v = 0; v < VECTORS; v++) {
-                Floats weight = widen(kind, block, scales[v], v, j, i);
-                UNROLL for (int t = 0; t < n; t++) sum[t][v] += weight * x[t * BLOCK + 8 * j + i];
+                Floats number = widen(kind, block, v, j, i);
+                UNROLL for (int t = 0; t < n; t++) sum[t][v] += number * x[t * BLOCK + 8 * j + i];
             }
-    }
-    UNROLL for (int t = 0; t < n; t++) memcpy(out + t * stride, sum[t], sizeof sum[t]);
-}
-
-#define PANEL 3                      // blocks of a group that are widened at a time, into the first-level cache
-#define TILE (LANES == 16 ? 12 : 3)  // vectors whose sums fit into the registers
-
-INLINE void widen_panel(int kind, const uint8_t *block, int n_blocks, Column *columns) {
-    for (int b = 0; b < n_blocks; b++, block += block_bytes(kind), columns += BLOCK)
         UNROLL for (int v = 0; v < VECTORS; v++) {
             Scales scales = scales_of(kind, block, v);
+            UNROLL for (int t = 0; t < n; t++) total[t][v] = add_block(total[t][v], scales, sum[t][v], sums_of_x[t]);
+        }
+    }
+    UNROLL for (int t = 0; t < n; t++) memcpy(out + t * stride, total[t], sizeof total[t]);
+}
+
+#define MANY 24                     // vectors from which on a group is widened once for all
+#define PANEL 3                     // blocks of a group that are widened at a time, into the first-level cache
+#define TILE (LANES == 16 ? 6 : 3)  // vectors whose sums and totals fit into the registers
+
+typedef struct {
+    Column columns[BLOCK];
+    Scales scales[VECTORS];
+} Widened;
+
+INLINE void widen_panel(int kind, const uint8_t *block, int n_blocks, Widened *widened) {
+    for (int b = 0; b < n_blocks; b++, block += block_bytes(kind), widened++)
+        UNROLL for (int v = 0; v < VECTORS; v++) {
             for (int j = 0; j < BLOCK / 8; j++)
-                UNROLL for (int i = 0; i < 8; i++) columns[8 * j + i][v] = widen(kind, block, scales, v, j, i);
+                UNROLL for (int i = 0; i < 8; i++) widened->columns[8 * j + i][v] = widen(kind, block, v, j, i);
+            widened->scales[v] = scales_of(kind, block, v);
         }
 }
 
-// A panel with n vectors, added to their sums; of x, a block has n_all.
-INLINE void multiply_tile(int n, const Column *columns, int n_blocks, const float *x, int n_all, Column *sums) {
-    Floats sum[TILE][VECTORS];
-    UNROLL for (int t = 0; t < n; t++) UNROLL for (int v = 0; v < VECTORS; v++) sum[t][v] = sums[t][v];
-    for (int b = 0; b < n_blocks; b++, x += n_all * BLOCK)
-        for (int j = 0; j < BLOCK; j += 8, columns += 8)
+// A panel with n vectors, added to their totals; of x, a block has n_all.
+INLINE void multiply_tile(int n, const Widened *widened, int n_blocks, const float *x, const float *sums_of_x,
+                          int n_all, Column *totals) {
+    Floats total[TILE][VECTORS];
+    UNROLL for (int t = 0; t < n; t++) UNROLL for (int v = 0; v < VECTORS; v++) total[t][v] = totals[t][v];
+    for (int b = 0; b < n_blocks; b++, widened++, x += n_all * BLOCK, sums_of_x += n_all) {
+        Floats sum[TILE][VECTORS] = {0};
+        for (int j = 0; j < BLOCK; j += 8)
             UNROLL for (int i = 0; i < 8; i++) UNROLL for (int t = 0; t < n; t++) {
                 Floats number = broadcast(x[t * BLOCK + j + i]);
-                UNROLL for (int v = 0; v < VECTORS; v++) sum[t][v] += columns[i][v] * number;
+                UNROLL for (int v = 0; v < VECTORS; v++) sum[t][v] += widened->columns[j + i][v] * number;
             }
-    UNROLL for (int t = 0; t < n; t++) UNROLL for (int v = 0; v < VECTORS; v++) sums[t][v] = sum[t][v];
+        UNROLL for (int t = 0; t < n; t++) UNROLL for (int v = 0; v < VECTORS; v++)
+            total[t][v] = add_block(total[t][v], widened->scales[v], sum[t][v], sums_of_x[t]);
+    }
+    UNROLL for (int t = 0; t < n; t++) UNROLL for (int v = 0; v < VECTORS; v++) totals[t][v] = total[t][v];
 }
 
-static void multiply_panel(int n, const Column *columns, int n_blocks, const float *x, Column *sums) {
-    for (int t = 0, left = n; left > 0;) {
-        int tile = left / ((left + TILE - 1) / TILE);  // even shares
-        const float *x_t = x + t * BLOCK;
+static void multiply_panel(int n, const Widened *w, int n_blocks, const float *x, const float *sums_of_x,
+                           Column *totals) {
+    for (int t = 0; t < n;) {
+        int tile = MIN(TILE, n - t);
+        const float *x_t = x + t * BLOCK, *sums_t = sums_of_x + t;
         switch (tile) {
-            case 1: multiply_tile(1, columns, n_blocks, x_t, n, sums + t); break;
-            case 2: multiply_tile(2, columns, n_blocks, x_t, n, sums + t); break;
+            case 1: multiply_tile(1, w, n_blocks, x_t, sums_t, n, totals + t); break;
+            case 2: multiply_tile(2, w, n_blocks, x_t, sums_t, n, totals + t); break;
 #if LANES == 16
-            case 3: multiply_tile(3, columns, n_blocks, x_t, n, sums + t); break;
-            case 4: multiply_tile(4, columns, n_blocks, x_t, n, sums + t); break;
-            case 5: multiply_tile(5, columns, n_blocks, x_t, n, sums + t); break;
-            case 6: multiply_tile(6, columns, n_blocks, x_t, n, sums + t); break;
-            case 7: multiply_tile(7, columns, n_blocks, x_t, n, sums + t); break;
-            case 8: multiply_tile(8, columns, n_blocks, x_t, n, sums + t); break;
-            case 9: multiply_tile(9, columns, n_blocks, x_t, n, sums + t); break;
-            case 10: multiply_tile(10, columns, n_blocks, x_t, n, sums + t); break;
-            case 11: multiply_tile(11, columns, n_blocks, x_t, n, sums + t); break;
+            case 3: multiply_tile(3, w, n_blocks, x_t, sums_t, n, totals + t); break;
+            case 4: multiply_tile(4, w, n_blocks, x_t, sums_t, n, totals + t); break;
+            case 5: multiply_tile(5, w, n_blocks, x_t, sums_t, n, totals + t); break;
 #endif
-            default: multiply_tile(TILE, columns, n_blocks, x_t, n, sums + t);
+            default: multiply_tile(TILE, w, n_blocks, x_t, sums_t, n, totals + t);
         }
-        t += tile, left -= tile;
+        t += tile;
     }
 }
 
 // A group of rows with many vectors: each panel is widened once for all of them.
-INLINE void multiply_many(int kind, int n, const uint8_t *data, int n_blocks, const float *x, Column *sums) {
-    Column columns[PANEL * BLOCK];
-    memset(sums, 0, n * sizeof *sums);
+INLINE void multiply_many(int kind, int n, const uint8_t *data, int n_blocks, const float *x, const float *sums_of_x,
+                          Column *totals) {
+    Widened widened[PANEL];
+    memset(totals, 0, n * sizeof *totals);
     for (int b = 0; b < n_blocks; b += PANEL) {
         int n_panel = MIN(PANEL, n_blocks - b);
-        widen_panel(kind, data + b * block_bytes(kind), n_panel, columns);
+        widen_panel(kind, data + b * block_bytes(kind), n_panel, widened);
         fetch(data + (b + n_panel) * block_bytes(kind), PANEL * block_bytes(kind));  // meanwhile
-        multiply_panel(n, columns, n_panel, x + (size_t)b * n * BLOCK, sums);
+        multiply_panel(n, widened, n_panel, x + (size_t)b * n * BLOCK, sums_of_x + (size_t)b * n, totals);
     }
 }
 
-INLINE void multiply_kind(int kind, const Matrix *w, int first, int end, const float *x, int n, float *out,
-                          size_t stride, Column *sums) {
+INLINE void multiply_up_to_eight(int kind, int n, int n_all, const uint8_t *data, int n_blocks, const float *x,
+                                 const float *sums, float *rows, size_t stride) {
+    switch (n) {
+        case 1: multiply_few(kind, 1, n_all, data, n_blocks, x, sums, rows, stride); break;
+        case 2: multiply_few(kind, 2, n_all, data, n_blocks, x, sums, rows, stride); break;
+        case 3: multiply_few(kind, 3, n_all, data, n_blocks, x, sums, rows, stride); break;
+        case 4: multiply_few(kind, 4, n_all, data, n_blocks, x, sums, rows, stride); break;
+        case 5: multiply_few(kind, 5, n_all, data, n_blocks, x, sums, rows, stride); break;
+        case 6: multiply_few(kind, 6, n_all, data, n_blocks, x, sums, rows, stride); break;
+        case 7: multiply_few(kind, 7, n_all, data, n_blocks, x, sums, rows, stride); break;
+        default: multiply_few(kind, FEW, n_all, data, n_blocks, x, sums, rows, stride);
+    }
+}
+
+INLINE void multiply_kind(int kind, const Matrix *w, int first, int end, const Input *input, int n, Output out,
+                          Column *totals) {
     int n_blocks = pad(w->n_columns) / BLOCK;
+    const float *x = kind == Q4 ? input->scaled : input->plain, *sums = input->sums;
     for (int group = first; group < end; group++) {
         const uint8_t *data = w->data + block_bytes(kind) * n_blocks * group;
-        float *rows = out + group * ROWS;
-        switch (n) {
-            case 1: multiply_few(kind, 1, data, n_blocks, x, rows, stride); break;
-            case 2: multiply_few(kind, 2, data, n_blocks, x, rows, stride); break;
-            case 3: multiply_few(kind, 3, data, n_blocks, x, rows, stride); break;
-            case 4: multiply_few(kind, 4, data, n_blocks, x, rows, stride); break;
-            case 5: multiply_few(kind, 5, data, n_blocks, x, rows, stride); break;
-            case 6: multiply_few(kind, 6, data, n_blocks, x, rows, stride); break;
-            case 7: multiply_few(kind, 7, data, n_blocks, x, rows, stride); break;
-            case 8: multiply_few(kind, 8, data, n_blocks, x, rows, stride); break;
-            default:
-                multiply_many(kind, n, data, n_blocks, x, sums);
-                for (int t = 0; t < n; t++) memcpy(rows + t * stride, sums[t], sizeof(Column));
+        float *rows = out.data + group * out.group;
+        if (n <= MANY) {
+            for (int t = 0; t < n; t += FEW)
+                multiply_up_to_eight(kind, MIN(FEW, n - t), n, data, n_blocks, x + t * BLOCK, sums + t,
+                                     rows + t * out.vector, out.vector);
+        } else {
+            multiply_many(kind, n, data, n_blocks, x, sums, totals);
+            for (int t = 0; t < n; t++) memcpy(rows + t * out.vector, totals[t], sizeof(Column));
         }
     }
 }
 
-// out (n, stride)[rows] = w · x for groups [first, end) of rows, and the vectors that `prepare` has laid out.
-static void multiply(const Matrix *w, int first, int end, const float *x, int n, float *out, size_t stride,
-                     Column *sums) {
+// Rows of w · x for groups [first, end) of rows, and the n vectors that `prepare` has laid out.
+static void multiply(const Matrix *w, int first, int end, const Input *x, int n, Output out, Column *totals) {
     switch (w->kind) {
-        case Q4: multiply_kind(Q4, w, first, end, x, n, out, stride, sums); break;
-        case Q8: multiply_kind(Q8, w, first, end, x, n, out, stride, sums); break;
-        case F16: multiply_kind(F16, w, first, end, x, n, out, stride, sums); break;
-        case BF16: multiply_kind(BF16, w, first, end, x, n, out, stride, sums); break;
-        default: multiply_kind(F32, w, first, end, x, n, out, stride, sums);
+        case Q4: multiply_kind(Q4, w, first, end, x, n, out, totals); break;
+        case Q8: multiply_kind(Q8, w, first, end, x, n, out, totals); break;
+        case F16: multiply_kind(F16, w, first, end, x, n, out, totals); break;
+        case BF16: multiply_kind(BF16, w, first, end, x, n, out, totals); break;
+        default: multiply_kind(F32, w, first, end, x, n, out, totals);
     }
 }
 
-// Rows [32 first, 32 end) of a linear layer for n prepared vectors: out (n, stride) = w · x + bias.
-static void linear(const Engine *engine, const Linear *layer, int first, int end, const float *x, int n, float *out,
-                   size_t stride, int thread) {
-    int first_row = first * ROWS, end_row = MIN(end * ROWS, layer->weight.n_rows);
-    multiply(&layer->weight, first, end, x, n, out, stride, engine->sums + (size_t)thread * engine->room_tokens);
-    if (layer->bias)
-        for (int t = 0; t < n; t++)
-            for (int row = first_row; row < end_row; row++) out[t * stride + row] += layer->bias[row];
+// Rows of a linear layer, w · x + bias, for groups [first, end) of rows.
+static void linear(const Engine *engine, const Linear *layer, int first, int end, const Input *x, int n, Output out,
+                   int thread) {
+    multiply(&layer->weight, first, end, x, n, out, engine->totals + (size_t)thread * engine->room_tokens);
+    if (!layer->bias) return;
+    for (int group = first; group < end; group++)
+        for (int t = 0; t < n; t++) {
+            float *rows = out.data + group * out.group + t * out.vector;
+            int n_rows = MIN(ROWS, layer->weight.n_rows - group * ROWS);
+            for (int r = 0; r < n_rows; r++) rows[r] += layer->bias[group * ROWS + r];
+        }
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -426,8 +490,8 @@ enum Activation { SILU, GELU, GELU_TANH };
 static float gelu(float x) { return 0.5f * x * (1 + erff(x * 0.70710678f)); }
 
 // x[0..n) becomes its activation; n is a multiple of LANES.
-static void activate(int activation, float *x, int n) {
-    for (int i = 0; i < n; i += LANES) {
+static void activate(int activation, float *x, size_t n) {
+    for (size_t i = 0; i < n; i += LANES) {
         AnyFloats *v = (AnyFloats *)(x + i);
         if (activation == GELU)
             for (int j = 0; j < LANES; j++) x[i + j] = gelu(x[i + j]);
@@ -443,13 +507,14 @@ static void activate(int activation, float *x, int n) {
 
 
 // The keys and values of one head at the positions of one block: numbers, then their scales if they are 16-bit.
-// Keys (D, POSITIONS), values (POSITIONS, width), a scale for each key and for each value.
+// Keys (D, POSITIONS), values (POSITIONS, width), a scale for each key and for each value. Numbers of 16 bits stand in
+// pairs, as `load_keys` and `load_values` read them.
 typedef struct {
     uint8_t *keys, *values;
     float *key_scales, *value_scales;
 } Head;
 
-static int width_of(const Model *model) { return (model->head_dim + LANES - 1) / LANES * LANES; }
+static int width_of(const Model *model) { return (model->head_dim + 2 * LANES - 1) / (2 * LANES) * 2 * LANES; }
 
 static size_t head_bytes(const Model *model, int is_short) {
     size_t n = POSITIONS * (model->head_dim + width_of(model));
@@ -465,28 +530,44 @@ INLINE Head head_at(const Engine *engine, int is_short, int layer, int block, in
     return (Head){keys, values, scales, scales + POSITIONS};
 }
 
-// Rounds n numbers to 16 bits of the largest; returns what to multiply them by, which is not finite if they are not.
-static float shorten(const float *x, int n, int16_t *out, int stride) {
+// How to round n numbers to 16 bits of the largest: times `factor` and, to get them back, times `scale`, which is not
+// finite if they are not.
+typedef struct {
+    float factor, scale;
+} Rounding;
+
+static Rounding rounding_of(const float *x, int n) {
     float largest = 0, wrong = 0;
     for (int i = 0; i < n; i++) {
         largest = MAX(largest, fabsf(x[i]));
         wrong += x[i] * 0;
     }
-    float factor = largest > 0 && wrong == 0 ? 32767 / largest : 0;
-    for (int i = 0; i < n; i++) out[i * stride] = (int16_t)lrintf(factor > 0 ? x[i] * factor : 0);
-    return largest / 32767 + wrong;
+    int works = largest >= 0x1p-100f && wrong == 0;  // smaller ones are nothing, and their factor would be infinite
+    return (Rounding){works ? 32767 / largest : 0, largest / 32767 + wrong};
+}
+
+static int16_t shorten(float x, Rounding rounding) {
+    return rounding.factor ? (int16_t)lrintf(x * rounding.factor) : 0;
 }
 
 // Writes the key and the value of token t into its block.
 static void append(Engine *engine, int layer, int t, int head_index) {
     const Model *model = engine->model;
-    int position = engine->position[t], D = model->head_dim, width = width_of(model), is_short = engine->cache->is_short;
+    int D = model->head_dim, width = width_of(model), is_short = engine->cache->is_short;
+    int position = engine->position[t];
     int block = engine->chunks[engine->chunk_of[t]].block_table[position / POSITIONS], slot = position % POSITIONS;
     size_t row = (size_t)t * pad(model->n_kv_head * D) + head_index * D;
     Head head = head_at(engine, is_short, layer, block, head_index);
     if (is_short) {
-        head.key_scales[slot] = shorten(engine->k + row, D, (int16_t *)head.keys + slot, POSITIONS);
-        head.value_scales[slot] = shorten(engine->v + row, D, (int16_t *)head.values + slot * width, 1);
+        const float *k = engine->k + row, *v = engine->v + row;
+        Rounding key = rounding_of(k, D), value = rounding_of(v, D);
+        head.key_scales[slot] = key.scale, head.value_scales[slot] = value.scale;
+        for (int d = 0; d < D; d++)
+            ((int16_t *)head.keys)[2 * (d / 2 * POSITIONS + slot) + d % 2] = shorten(k[d], key);
+        for (int d = 0; d < D; d++) {  // d and d + LANES of each 2 LANES share a word
+            int word = d / (2 * LANES) * LANES + d % LANES, upper = d / LANES % 2;
+            ((int16_t *)head.values)[slot * width + 2 * word + upper] = shorten(v[d], value);
+        }
     } else {
         for (int d = 0; d < D; d++) ((float *)head.keys)[d * POSITIONS + slot] = engine->k[row + d];
         memcpy((float *)head.values + slot * width, engine->v + row, D * sizeof(float));
@@ -495,21 +576,41 @@ static void append(Engine *engine, int layer, int t, int head_index) {
 
 // ---------------------------------------------------------------------------------------------------------------
 // Attention, by parts of the context whose bounds are the same for everybody (after Flash-Decoding, Dao et al. 2023):
-// each gives the largest score, the sum of e^(score - largest), and the values weighted so; `combine` puts them together.
+// each gives the largest score, the sum of e^(score - largest), and the values weighted so; `combine` joins them.
 
 #define PART 256  // positions
 #define AT_ONCE 6   // queries whose sums fit into the registers
-#define QUERIES 12  // queries, of tokens that follow each other and of the heads that share keys, that are read together
+#define QUERIES 12  // that look at a block together: tokens that follow each other, heads that share keys
 #if LANES == 16
 #define COLUMNS 4
 #else
 #define COLUMNS 2
 #endif
 
-INLINE Floats load(int is_short, const uint8_t *numbers, size_t at) {
-    if (!is_short) return *(const AnyFloats *)((const float *)numbers + at);
-    Ints whole = __builtin_convertvector(*(const AnySignedHalves *)((const int16_t *)numbers + at), Ints);
-    return __builtin_convertvector(whole, Floats);
+// Two vectors of numbers: of 16 bits they share words, the first in the lower halves; of 32 they stand at `first` and
+// `second`.
+typedef struct {
+    Floats first, second;
+} Two;
+
+INLINE Two load_two(int is_short, const uint8_t *numbers, size_t first, size_t second) {
+    if (!is_short)
+        return (Two){*(const AnyFloats *)((const float *)numbers + first),
+                     *(const AnyFloats *)((const float *)numbers + second)};
+    Ints words = (Ints)*(const AnyWords *)((const uint32_t *)numbers + first);
+    return (Two){__builtin_convertvector(words << 16 >> 16, Floats), __builtin_convertvector(words >> 16, Floats)};
+}
+
+// Elements d and d + 1 of the keys from position p on.
+INLINE Two load_keys(int is_short, Head head, int d, int p) {
+    if (is_short) return load_two(1, head.keys, d / 2 * POSITIONS + p, 0);
+    return load_two(0, head.keys, d * POSITIONS + p, (d + 1) * POSITIONS + p);
+}
+
+// Columns from `column` on, and LANES further, of the value at position p.
+INLINE Two load_values(int is_short, Head head, int p, int column, int width) {
+    size_t at = (size_t)p * width + column;
+    return is_short ? load_two(1, head.values, at / 2, 0) : load_two(0, head.values, at, at + LANES);
 }
 
 // Scores of n queries at the positions of one block.
@@ -517,10 +618,9 @@ INLINE void score_block(int is_short, int n, Head head, int D, float *const *q, 
     for (int p = 0; p < POSITIONS; p += LANES) {
         Floats even[AT_ONCE] = {0}, odd[AT_ONCE] = {0}, factor = broadcast(scale);
         for (int d = 0; d < D; d += 2) {
-            Floats first = load(is_short, head.keys, d * POSITIONS + p);
-            Floats second = load(is_short, head.keys, (d + 1) * POSITIONS + p);
-            UNROLL for (int i = 0; i < n; i++) even[i] += first * q[i][d];
-            UNROLL for (int i = 0; i < n; i++) odd[i] += second * q[i][d + 1];
+            Two keys = load_keys(is_short, head, d, p);
+            UNROLL for (int i = 0; i < n; i++) even[i] += keys.first * q[i][d];
+            UNROLL for (int i = 0; i < n; i++) odd[i] += keys.second * q[i][d + 1];
         }
         if (is_short) factor *= *(const AnyFloats *)(head.key_scales + p);
         UNROLL for (int i = 0; i < n; i++) *(AnyFloats *)(scores + i * PART + p) = (even[i] + odd[i]) * factor;
@@ -534,9 +634,12 @@ INLINE void add_columns(int is_short, int n, int columns, Head head, int column,
     UNROLL for (int i = 0; i < n; i++) UNROLL for (int c = 0; c < columns; c++)
         total[i][c] = *(const AnyFloats *)(out[i] + column + c * LANES);
     for (int p = first; p < end; p++)
-        UNROLL for (int c = 0; c < columns; c++) {
-            Floats value = load(is_short, head.values, p * width + column + c * LANES);
-            UNROLL for (int i = 0; i < n; i++) total[i][c] += value * weights[i * PART + p];
+        UNROLL for (int c = 0; c < columns; c += 2) {
+            Two value = load_values(is_short, head, p, column + c * LANES, width);
+            UNROLL for (int i = 0; i < n; i++) {
+                total[i][c] += value.first * weights[i * PART + p];
+                total[i][c + 1] += value.second * weights[i * PART + p];
+            }
         }
     UNROLL for (int i = 0; i < n; i++) UNROLL for (int c = 0; c < columns; c++)
         *(AnyFloats *)(out[i] + column + c * LANES) = total[i][c];
@@ -547,8 +650,8 @@ INLINE void add_values(int is_short, int n, Head head, int width, int first, int
     int column = 0;
     for (; column + COLUMNS * LANES <= width; column += COLUMNS * LANES)
         add_columns(is_short, n, COLUMNS, head, column, width, first, end, weights, out);
-    for (; column < width; column += LANES)
-        add_columns(is_short, n, 1, head, column, width, first, end, weights, out);
+    for (; column < width; column += 2 * LANES)
+        add_columns(is_short, n, 2, head, column, width, first, end, weights, out);
 }
 
 typedef struct {
@@ -703,8 +806,10 @@ INLINE void add_row_kind(int kind, const Matrix *w, int row, float *x) {
     for (int c = 0; c < w->n_columns; block += block_bytes(kind)) {
         Scales scales = scales_of(kind, block, v);
         for (int j = 0; j < BLOCK / 8; j++)
-            UNROLL for (int i = 0; i < 8; i++, c++)
-                if (c < w->n_columns) x[c] += widen(kind, block, scales, v, j, i)[row % LANES];
+            UNROLL for (int i = 0; i < 8; i++, c++) {
+                Floats number = widen(kind, block, v, j, i) * (kind == Q4 ? NIBBLE_SCALE[i] : 1.0f);
+                if (c < w->n_columns) x[c] += (scales.scale * number + scales.minimum)[row % LANES];
+            }
     }
 }
 
@@ -740,21 +845,22 @@ static void norm_all(Engine *engine, const Norm *weights, int thread) {
     share(engine, thread, engine->n_tokens, &first, &end);
     for (int t = first; t < end; t++) {
         norm(weights, engine->model->norm_eps, engine->x + (size_t)t * n_embd, n_embd, normed);
-        prepare(normed, t, engine->n_tokens, n_embd, 0, pad(n_embd) / BLOCK, engine->input);
+        prepare(normed, t, engine->n_tokens, n_embd, &engine->input);
     }
 }
 
 static void project(const Engine *engine, const Linear *layer, float *out, int thread) {
     int first, end;
     share(engine, thread, pad(layer->weight.n_rows) / BLOCK, &first, &end);
-    linear(engine, layer, first, end, engine->input, engine->n_tokens, out, pad(layer->weight.n_rows), thread);
+    Output rows = by_vectors(out, pad(layer->weight.n_rows));
+    linear(engine, layer, first, end, &engine->input, engine->n_tokens, rows, thread);
 }
 
 // Adds a projection of what is prepared to the residual stream.
-static void project_back(Engine *engine, const Linear *layer, const float *input, int thread) {
+static void project_back(Engine *engine, const Linear *layer, const Input *input, int thread) {
     int n = engine->n_tokens, n_embd = engine->model->n_embd, stride = pad(n_embd), first, end;
     share(engine, thread, stride / BLOCK, &first, &end);
-    linear(engine, layer, first, end, input, n, engine->y, stride, thread);
+    linear(engine, layer, first, end, input, n, by_vectors(engine->y, stride), thread);
     for (int t = 0; t < n; t++)
         for (int row = first * BLOCK; row < MIN(end * BLOCK, n_embd); row++)
             engine->x[(size_t)t * n_embd + row] += engine->y[(size_t)t * stride + row];
@@ -785,24 +891,24 @@ static void combine_all(Engine *engine, int layer, int thread) {
     for (int t = first; t < end; t++) {
         for (int head = 0; head < model->n_head; head++)
             combine(engine, layer, t, head, gathered + head * model->head_dim);
-        prepare(gathered, t, engine->n_tokens, n_query, 0, pad(n_query) / BLOCK, engine->input);
+        prepare(gathered, t, engine->n_tokens, n_query, &engine->input);
     }
 }
 
 // The hidden rows of the MLP, prepared for the next product. The rows of gate and up that meet are the same thread's.
 static void run_mlp(Engine *engine, const Layer *layer, int thread) {
     const Model *model = engine->model;
-    int n = engine->n_tokens, stride = pad(model->n_inner), first, end, gated = layer->c_gate.weight.data != NULL;
-    share(engine, thread, stride / BLOCK, &first, &end);
-    if (gated) linear(engine, &layer->c_gate, first, end, engine->input, n, engine->gate, stride, thread);
-    linear(engine, &layer->c_up, first, end, engine->input, n, engine->up, stride, thread);
-    for (int t = 0; t < n; t++) {
-        float *up = engine->up + (size_t)t * stride, *gate = gated ? engine->gate + (size_t)t * stride : up;
-        activate(model->activation, gate + first * BLOCK, (end - first) * BLOCK);
-        if (gated)
-            for (int row = first * BLOCK; row < end * BLOCK; row++) gate[row] *= up[row];
-        prepare(gate, t, n, model->n_inner, first, end, engine->hidden);
-    }
+    int n = engine->n_tokens, first, end, gated = layer->c_gate.weight.data != NULL;
+    Output gate = by_groups(gated ? engine->gate : engine->up, n), up = by_groups(engine->up, n);
+    share(engine, thread, pad(model->n_inner) / BLOCK, &first, &end);
+    if (gated) linear(engine, &layer->c_gate, first, end, &engine->input, n, gate, thread);
+    linear(engine, &layer->c_up, first, end, &engine->input, n, up, thread);
+    size_t from = first * gate.group, to = end * gate.group;
+    activate(model->activation, gate.data + from, to - from);
+    if (gated)
+        for (size_t i = from; i < to; i++) gate.data[i] *= up.data[i];
+    for (int b = first; b < end; b++)  // a group of rows is a block of columns
+        for (int t = 0; t < n; t++) prepare_block(gate.data + b * gate.group + t * BLOCK, t, n, b, &engine->hidden);
 }
 
 // The logits that are wanted: of the last tokens of the chunks.
@@ -816,13 +922,13 @@ static void find_logits(Engine *engine, int thread) {
         for (int j = t - chunk->n_logits; j < t; j++, row++) {
             if (row % engine->n_threads != thread) continue;
             norm(&model->ln_f, model->norm_eps, engine->x + (size_t)j * n_embd, n_embd, normed);
-            prepare(normed, row, n, n_embd, 0, pad(n_embd) / BLOCK, engine->input);
+            prepare(normed, row, n, n_embd, &engine->input);
         }
     }
     wait_for_all(&engine->barrier);
     Linear head = {.weight = model->lm_head};
     share(engine, thread, pad(model->vocab_size) / BLOCK, &first, &end);
-    linear(engine, &head, first, end, engine->input, n, engine->logits, pad(model->vocab_size), thread);
+    linear(engine, &head, first, end, &engine->input, n, by_vectors(engine->logits, pad(model->vocab_size)), thread);
 }
 
 static void run(Engine *engine, int thread) {
@@ -845,13 +951,13 @@ static void run(Engine *engine, int thread) {
         wait_for_all(barrier);
         combine_all(engine, i, thread);
         wait_for_all(barrier);
-        project_back(engine, &layer->c_proj, engine->input, thread);
+        project_back(engine, &layer->c_proj, &engine->input, thread);
         wait_for_all(barrier);
         norm_all(engine, &layer->ln_2, thread);
         wait_for_all(barrier);
         run_mlp(engine, layer, thread);
         wait_for_all(barrier);
-        project_back(engine, &layer->c_down, engine->hidden, thread);
+        project_back(engine, &layer->c_down, &engine->hidden, thread);
         wait_for_all(barrier);
     }
     if (engine->n_logits) find_logits(engine, thread);
@@ -894,10 +1000,23 @@ static void wake(Engine *engine) {
 }
 
 static void free_room(Engine *engine) {
-    void *buffers[] = {engine->position, engine->chunk_of, engine->x,      engine->q,    engine->k,
-                       engine->v,        engine->y,        engine->gate,   engine->up,   engine->rotation,
-                       engine->input,    engine->hidden,   engine->sums, engine->parts};
-    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]);
+    void *room[] = {engine->position,     engine->chunk_of,    engine->x,            engine->y,
+                    engine->q,            engine->k,           engine->v,            engine->gate,
+                    engine->up,           engine->rotation,    engine->input.plain,  engine->input.scaled,
+                    engine->input.sums,   engine->hidden.plain, engine->hidden.scaled, engine->hidden.sums,
+                    engine->totals,       engine->parts};
+    for (size_t i = 0; i < sizeof room / sizeof *room; i++) free(room[i]);
+}
+
+// Memory for n floats, or as many ints; without it, `works` becomes 0.
+static void *room_for(size_t n, int *works) {
+    void *room = allocate(n * sizeof(float));
+    *works &= room != NULL;
+    return room;
+}
+
+static Input room_for_input(size_t n, size_t width, int *works) {
+    return (Input){room_for(n * width, works), room_for(n * width, works), room_for(n * width / BLOCK, works)};
 }
 
 // Makes room for n tokens and so many parts of their contexts; false without the memory.
@@ -906,32 +1025,31 @@ static int make_room(Engine *engine, size_t n, size_t n_parts) {
     if (n <= (size_t)engine->room_tokens && n * n_parts <= (size_t)engine->room_parts) return 1;
     free_room(engine);
     n = MAX(n, (size_t)engine->room_tokens);
+    n_parts = MAX(n * n_parts, (size_t)engine->room_parts);
     size_t n_query = pad(model->n_head * model->head_dim), n_kv = pad(model->n_kv_head * model->head_dim);
     size_t n_embd = pad(model->n_embd), n_inner = pad(model->n_inner);
-    size_t room_parts = MAX(n * n_parts, (size_t)engine->room_parts);
-    engine->position = allocate(n * sizeof(int)), engine->chunk_of = allocate(n * sizeof(int));
-    engine->x = allocate(n * n_embd * sizeof(float)), engine->q = allocate(n * n_query * sizeof(float));
-    engine->k = allocate(n * n_kv * sizeof(float)), engine->v = allocate(n * n_kv * sizeof(float));
-    engine->y = allocate(n * n_embd * sizeof(float));
-    engine->gate = allocate(n * n_inner * sizeof(float)), engine->up = allocate(n * n_inner * sizeof(float));
-    engine->rotation = allocate(n * model->head_dim * sizeof(float));
-    engine->input = allocate(n * MAX(n_query, n_embd) * sizeof(float)), engine->hidden = allocate(n * n_inner * sizeof(float));
-    engine->sums = allocate(engine->n_threads * n * sizeof(Column));
-    engine->parts = allocate(room_parts * model->n_head * (2 + width_of(model)) * sizeof(float));
-    engine->room_tokens = (int)n, engine->room_parts = (int)room_parts;
-    if (engine->position && engine->chunk_of && engine->x && engine->q && engine->k && engine->v && engine->y &&
-        engine->gate && engine->up && engine->rotation && engine->input && engine->hidden && engine->sums && engine->parts)
-        return 1;
-    engine->room_tokens = engine->room_parts = 0;
-    return 0;
+    int works = 1;
+    engine->position = room_for(n, &works), engine->chunk_of = room_for(n, &works);
+    engine->x = room_for(n * n_embd, &works), engine->y = room_for(n * n_embd, &works);
+    engine->q = room_for(n * n_query, &works);
+    engine->k = room_for(n * n_kv, &works), engine->v = room_for(n * n_kv, &works);
+    engine->gate = room_for(n * n_inner, &works), engine->up = room_for(n * n_inner, &works);
+    engine->rotation = room_for(n * model->head_dim, &works);
+    engine->input = room_for_input(n, MAX(n_query, n_embd), &works);
+    engine->hidden = room_for_input(n, n_inner, &works);
+    engine->totals = room_for(engine->n_threads * n * ROWS, &works);
+    engine->parts = room_for(n_parts * model->n_head * (2 + width_of(model)), &works);
+    engine->room_tokens = works ? (int)n : 0, engine->room_parts = works ? (int)n_parts : 0;
+    return works;
 }
 
 void parley_close(Engine *engine) {
     engine->closing = 1;
     wake(engine);
-    for (int i = 1; i < engine->n_threads; i++) pthread_join(engine->threads[i], NULL);
-    for (int i = 0; i < engine->n_threads; i++) free(engine->scores[i]);
+    for (int i = 1; i < engine->n_started; i++) pthread_join(engine->threads[i], NULL);
+    for (int i = 0; engine->scores && i < engine->n_threads; i++) free(engine->scores[i]);
     free_room(engine);
+    pthread_cond_destroy(&engine->changed), pthread_mutex_destroy(&engine->mutex);
     free(engine->scores), free(engine->threads), free(engine);
 }
 
@@ -944,29 +1062,38 @@ void parley_copy_block(const Engine *engine, int source, int target) {
     int is_short = engine->cache->is_short;
     size_t bytes = engine->model->n_kv_head * head_bytes(engine->model, is_short);
     for (int layer = 0; layer < engine->model->n_layer; layer++)
-        memcpy(head_at(engine, is_short, layer, target, 0).keys, head_at(engine, is_short, layer, source, 0).keys, bytes);
+        memcpy(head_at(engine, is_short, layer, target, 0).keys,
+               head_at(engine, is_short, layer, source, 0).keys, bytes);
+}
+
+static int start_thread(Engine *engine, int thread) {
+    Worker *worker = malloc(sizeof *worker);
+    if (!worker) return 0;
+    *worker = (Worker){engine, thread};
+    if (pthread_create(&engine->threads[thread], NULL, work, worker) == 0) return 1;
+    free(worker);
+    return 0;
 }
 
 // Starts the threads of an engine; NULL without the memory or the threads.
 Engine *parley_open(const Model *model, const Cache *cache, int n_threads) {
     Engine *engine = calloc(1, sizeof *engine);
+    if (!engine) return NULL;
     engine->model = model, engine->cache = cache;
     engine->n_threads = engine->barrier.n_threads = n_threads;
     pthread_mutex_init(&engine->mutex, NULL), pthread_cond_init(&engine->changed, NULL);
-    engine->scores = calloc(n_threads, sizeof(void *));
-    engine->threads = calloc(n_threads, sizeof(pthread_t));
-    for (int i = 0; i < n_threads; i++) {
-        engine->scores[i] = allocate(QUERIES * PART * sizeof(float));
-    }
-    for (int i = 1; i < n_threads; i++) {
-        Worker *worker = malloc(sizeof *worker);
-        *worker = (Worker){engine, i};
-        pthread_create(&engine->threads[i], NULL, work, worker);
-    }
-    return engine;
+    engine->scores = calloc(n_threads, sizeof *engine->scores);
+    engine->threads = calloc(n_threads, sizeof *engine->threads);
+    int works = engine->scores && engine->threads;
+    for (int i = 0; works && i < n_threads; i++) engine->scores[i] = room_for(QUERIES * PART, &works);
+    for (engine->n_started = 1; works && engine->n_started < n_threads; engine->n_started += works)
+        works = start_thread(engine, engine->n_started);
+    if (works) return engine;
+    parley_close(engine);
+    return NULL;
 }
 
-// Computes chunks of different sequences; logits (sum of n_logits, vocab_size padded to 32). 0, or -1 without the memory.
+// Computes chunks of different sequences; logits (sum of n_logits, vocab_size padded to 32). 0, or -1 without memory.
 int parley_step(Engine *engine, int n_chunks, const Chunk *chunks, const int32_t *token_ids, float *logits) {
     int n = 0, n_logits = 0, longest = 0;
     for (int i = 0; i < n_chunks; i++) {

@@ -32,55 +32,76 @@ static float plain_from_half(uint16_t bits) {
     return bits >> 15 ? -size : size;
 }
 
-// The weight at (row, column), of a matrix as weights.py lays it out: blocks of 32 rows and 32 columns.
-float plain_weight(const Matrix *w, int row, int column) {
+// One row of one block of a matrix: a weight is scale · number + minimum.
+typedef struct {
+    float numbers[32], scale, minimum;
+} Plain;
+
+// Block b of columns in a row of a matrix; the layouts: weights.py.
+static Plain plain_block(const Matrix *w, int row, int b) {
     static const int bytes[] = {[Q4] = 640, [Q8] = 1088, [F16] = 2048, [BF16] = 2048, [F32] = 4096};
-    int n_blocks = (w->n_columns + 31) / 32, r = row % 32, c = column % 32;
-    const uint8_t *block = w->data + ((size_t)(row / 32) * n_blocks + column / 32) * bytes[w->kind];
+    size_t group = row / 32, r = row % 32, n_blocks = (w->n_columns + 31) / 32;
+    const uint8_t *block = w->data + (group * n_blocks + b) * bytes[w->kind];
     const uint32_t *words = (const uint32_t *)block;
     const uint16_t *halves = (const uint16_t *)block;
-    switch (w->kind) {
-        case Q4: {
-            uint32_t n = words[c / 8 * 32 + r] >> c % 8 * 4 & 15, scales = words[128 + r];
-            return plain_fma(n, plain_from_half(scales & 0xffff), plain_from_half(scales >> 16));
-        }
-        case Q8: {
-            int8_t q = (int8_t)(words[c / 4 * 32 + r] >> c % 4 * 8);
-            return q * plain_from_half(halves[512 + r]);
-        }
-        case F16: return plain_from_half(halves[c * 32 + r]);
-        case BF16: return plain_from_bits((uint32_t)halves[c * 32 + r] << 16);
-        default: return plain_from_bits(words[c * 32 + r]);
+    Plain plain = {.scale = 1};
+    if (w->kind == Q4) {
+        plain.scale = plain_from_half(words[128 + r] & 0xffff);
+        plain.minimum = plain_from_half(words[128 + r] >> 16);
     }
+    if (w->kind == Q8) plain.scale = plain_from_half(halves[512 + r]);
+    for (int c = 0; c < 32; c++) switch (w->kind) {
+            case Q4: plain.numbers[c] = words[c / 8 * 32 + r] >> c % 8 * 4 & 15; break;
+            case Q8: plain.numbers[c] = (int8_t)(words[c / 4 * 32 + r] >> c % 4 * 8); break;
+            case F16: plain.numbers[c] = plain_from_half(halves[c * 32 + r]); break;
+            case BF16: plain.numbers[c] = plain_from_bits((uint32_t)halves[c * 32 + r] << 16); break;
+            default: plain.numbers[c] = plain_from_bits(words[c * 32 + r]);
+        }
+    return plain;
 }
 
-// out (n, n_rows) = w · x for vectors x (n, n_columns): each number one chain of sums, over the columns in order.
+// The sum of the 32 numbers of a block: LANES sums, and then those, each half with the other.
+static float plain_sum(const float *x) {
+    float sums[LANES] = {0};
+    for (int c = 0; c < 32; c++) sums[c % LANES] += x[c];
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) sums[i] += sums[i + half];
+    return sums[0];
+}
+
+// out (n, n_rows) = w · x for vectors x (n, n_columns). Of each block of 32 columns the numbers times x are summed
+// from zero, in order; then the blocks, scaled, in order.
 void plain_multiply(const Matrix *w, const float *x, int n, float *out) {
     memset(out, 0, (size_t)n * w->n_rows * sizeof(float));
     for (int row = 0; row < w->n_rows; row++)
-        for (int column = 0; column < w->n_columns; column++) {
-            float weight = plain_weight(w, row, column);
+        for (int b = 0; b * 32 < w->n_columns; b++) {
+            Plain plain = plain_block(w, row, b);
             for (int t = 0; t < n; t++) {
-                float *sum = out + (size_t)t * w->n_rows + row;
-                *sum = plain_fma(weight, x[(size_t)t * w->n_columns + column], *sum);
+                float part[32] = {0}, sum = 0, *total = out + (size_t)t * w->n_rows + row;
+                memcpy(part, x + (size_t)t * w->n_columns + b * 32, MIN(32, w->n_columns - b * 32) * sizeof(float));
+                for (int c = 0; c < 32; c++) sum = plain_fma(plain.numbers[c], part[c], sum);
+                *total = plain_fma(plain.scale, sum, *total);
+                *total = plain_fma(plain.minimum, plain_sum(part), *total);
             }
         }
 }
 
 // Likewise, but out (n, n_rows padded to whole groups); groups of rows [first, end) alone are written.
 void fast_multiply(const Matrix *w, int first, int end, const float *x, int n, float *out) {
-    size_t n_columns = pad(w->n_columns);
-    float *blocks = allocate(n * n_columns * sizeof(float));
-    Column *sums = allocate(n * sizeof(Column));
-    for (int t = 0; t < n; t++)
-        prepare(x + (size_t)t * w->n_columns, t, n, w->n_columns, 0, (int)n_columns / BLOCK, blocks);
-    multiply(w, first, end, blocks, n, out, pad(w->n_rows), sums);
-    free(blocks), free(sums);
+    size_t n_x = (size_t)n * pad(w->n_columns), n_totals = (size_t)n * ROWS;
+    Input input = {allocate(n_x * sizeof(float)), allocate(n_x * sizeof(float)), allocate(n_x * sizeof(float))};
+    Column *totals = allocate(n_totals * sizeof(float));
+    for (int t = 0; t < n; t++) prepare(x + (size_t)t * w->n_columns, t, n, w->n_columns, &input);
+    multiply(w, first, end, &input, n, by_vectors(out, pad(w->n_rows)), totals);
+    free(input.plain), free(input.scaled), free(input.sums), free(totals);
 }
 
 // Adds a row of an embedding to x (n_columns,).
 void plain_add_row(const Matrix *w, int row, float *x) {
-    for (int column = 0; column < w->n_columns; column++) x[column] += plain_weight(w, row, column);
+    for (int column = 0; column < w->n_columns; column++) {
+        Plain plain = plain_block(w, row, column / 32);
+        x[column] += plain_fma(plain.scale, plain.numbers[column % 32], plain.minimum);
+    }
 }
 
 void fast_add_row(const Matrix *w, int row, float *x) { add_row(w, row, x); }

@@ -1,0 +1,30 @@
+"""The plain definition of the native kernels and what they compute themselves, as one library."""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from conftest import ROOT
+
+from model.native.build import load_library
+
+NATIVE = ROOT / "model" / "native"
+
+
+def whole_source() -> str:
+    """Return reference.c with what it includes, so that a library is known by all that it was made of."""
+    decode = (NATIVE / "decode.c").read_text()
+    include = '#include "decode.c"\n'
+    reference = (NATIVE / "reference.c").read_text()
+    assert include in reference
+    return reference.replace(include, decode)
+
+
+@cache
+def load_reference() -> ctypes.CDLL:
+    """Compile it, once and for all sessions until one of the files changes."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "reference.c")
+        path.write_text(whole_source())
+        return load_library(path)
