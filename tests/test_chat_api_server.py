@@ -1,6 +1,7 @@
 """What the server answers to those who are no browser of its own page."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from conftest import ROOT, ScriptedEngine, Server, write_tiny_gguf
 from chat.api.guard import HEADERS
 from chat.api.server import health
 from model.engine.engine import Engine
+from model.engine.scheduler import MAX_RUNNING
 from storage.conversations import ConversationStore
 from storage.database import Database
 
@@ -32,11 +34,16 @@ def client(server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-def call(client: httpx.Client, fn_index: int, data: str) -> str:
-    """Run an event of the page as its script does, given its inputs as JSON; returns the stream of what came back."""
-    session = f"s{time.monotonic_ns()}"
+def join(client: httpx.Client, fn_index: int, data: str, session: str) -> httpx.Response:
+    """Begin an event of the page as its script does, given its inputs as JSON."""
     body = f'{{"data": {data}, "fn_index": {fn_index}, "session_hash": "{session}"}}'
-    joined = client.post("/gradio_api/queue/join", content=body, headers={"Content-Type": "application/json"})
+    return client.post("/gradio_api/queue/join", content=body, headers={"Content-Type": "application/json"})
+
+
+def call(client: httpx.Client, fn_index: int, data: str, session: str = "") -> str:
+    """Run an event of the page and return the stream of what came back."""
+    session = session or f"s{time.monotonic_ns()}"
+    joined = join(client, fn_index, data, session)
     if joined.status_code != 200:
         return joined.text
     with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
@@ -145,6 +152,26 @@ def test_a_bad_request_is_refused_and_the_server_goes_on(client: httpx.Client, d
     assert "Internal Server Error" not in stream
     assert "Traceback" not in stream
     assert client.get("/health").status_code == 200
+
+
+def test_a_page_shows_its_place_in_the_line_however_many_pages_watch(
+    start_server: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARLEY_NATIVE", "off")  # slow enough for none of the replies to end meanwhile
+    server = start_server(write_tiny_gguf(tmp_path / "long.gguf", n_ctx=8192))
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        send, watch, stop = (event_number(client, name) for name in ("send", "watch", "stop"))
+        chats = []
+        for i in range(MAX_RUNNING + 2):
+            sent = call(client, send, '["hello", "", 0, 1, 4096]', f"page {i}")
+            chats += re.findall(r'"process_completed".*?"data":\["","(\w{32})"', sent)
+        for i in [MAX_RUNNING] * 45 + [MAX_RUNNING + 1]:  # by itself Gradio would run 40 events at once
+            join(client, watch, f'["{chats[i]}"]', f"page {i}")
+        with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": f"page {i}"}) as stream:
+            lines = stream.iter_lines()
+            assert any("Waiting: 2nd in line" in line for line in lines)
+            call(client, stop, f'["{chats[0]}"]')
+            assert any("Waiting: 1st in line" in line for line in lines)
 
 
 def test_a_reply_that_runs_at_the_end_of_the_server_is_kept_as_interrupted(

@@ -12,7 +12,7 @@ from storage.tables import Message, Role
 
 N_CTX = 200
 SYSTEM = "Be brief."
-KIND = "{% if messages[0].role != 'system' %}Be kind.\n{% endif %}"
+BRIEF = "{% if messages[0].role != 'system' %}system: Be brief.\n{% endif %}"
 COUNTING = "{{ messages | length }} messages.\n"
 CONTENTS = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
 
@@ -136,15 +136,15 @@ def shared(checkpoint: Checkpoint, template: str, path: list[Message], system_pr
     return checkpoint.tokenizer.decode(context.token_ids[: context.n_shared])
 
 
-@pytest.mark.parametrize("text", ["hello", "A", "1", "Be kind.", "user"])
+@pytest.mark.parametrize("text", ["hello", "A", "1", "user"])
 def test_what_the_template_begins_with_is_shared(tiny_checkpoint: Checkpoint, text: str) -> None:
     path = [said("user", text), said("assistant", "a"), said("user", "b")]
-    assert shared(tiny_checkpoint, KIND + CONTENTS, path[:1]) == "Be kind.\nuser: "
-    assert shared(tiny_checkpoint, KIND + CONTENTS, path) == "Be kind.\nuser: "
+    assert shared(tiny_checkpoint, BRIEF + CONTENTS, path[:1]) == "system: Be brief.\nuser: "
+    assert shared(tiny_checkpoint, BRIEF + CONTENTS, path) == "system: Be brief.\nuser: "
 
 
-def test_a_system_prompt_of_its_own_is_not_shared(tiny_checkpoint: Checkpoint) -> None:
-    assert shared(tiny_checkpoint, KIND + CONTENTS, [said("user", "hello")], SYSTEM) == ""
+def test_a_system_prompt_of_its_own_is_not_shared_even_if_it_is_the_usual_one(tiny_checkpoint: Checkpoint) -> None:
+    assert shared(tiny_checkpoint, BRIEF + CONTENTS, [said("user", "hello")], SYSTEM) == ""
 
 
 def test_what_a_template_begins_otherwise_by_now_is_not_shared(tiny_checkpoint: Checkpoint) -> None:

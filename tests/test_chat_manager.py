@@ -242,7 +242,7 @@ def test_titles_are_one_short_line(text: str, title: str) -> None:
 
 # On a real engine, with a network that counts: after A comes B, after F the reply is over.
 
-BEGINNING = "{% if messages[0].role != 'system' %}You are a machine that recites the alphabet.\n{% endif %}"
+BEGINNING = "{% if messages[0].role != 'system' %}system: You recite the alphabet.\n{% endif %}"
 CONTENTS = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant: "
 
 
@@ -322,14 +322,14 @@ def test_a_message_after_a_stopped_reply_computes_only_what_is_new(
 def test_two_owners_share_what_the_template_begins_with_and_nothing_else(
     reciter: DialogueManager, ask: Callable[..., Message], tiny_checkpoint: Checkpoint
 ) -> None:
-    shared = len(tiny_checkpoint.tokenizer.encode("You are a machine that recites the alphabet.\nuser: "))
+    shared = len(tiny_checkpoint.tokenizer.encode("system: You recite the alphabet.\nuser: "))
     replies = [ask(owner, reciter.start(owner, channel="ui").id, "Recite!") for owner in ("ada", "bob")]
     assert replies[0].prompt_tokens == replies[1].prompt_tokens
     assert replies[1].cached_tokens == shared // BLOCK_SIZE * BLOCK_SIZE > 0
 
 
 def test_two_owners_share_no_system_prompt_of_their_own(reciter: DialogueManager, ask: Callable[..., Message]) -> None:
-    prompt = "You are a machine that recites the alphabet in secret."
+    prompt = "You recite the alphabet."
     chats = [(owner, reciter.start(owner, channel="ui", system_prompt=prompt).id) for owner in ("ada", "bob", "ada")]
     ada, bob, ada_again = [ask(*chat, "Recite!") for chat in chats]
     assert (ada.cached_tokens, bob.cached_tokens) == (0, 0)

@@ -161,6 +161,28 @@ def test_a_reply_goes_on_while_another_conversation_is_open(page: Page) -> None:
     ]
 
 
+def test_tabs_that_chat_at_once_get_each_their_own_reply(tabs: Tabs, server: Server) -> None:
+    animals = ["dragon", "horse", "parrot"]
+    pages = []
+    for animal in animals:  # only the page in front takes in what its sliders are set to
+        page = tabs.open(server.url)
+        set_number(page, "temperature", "0")
+        set_number(page, "max-tokens", "150")
+        page.fill("#message textarea", f"Write a very long story about a {animal}.")
+        pages.append(page)
+    for page in pages:
+        page.press("#message textarea", "Enter")
+    for page in pages:
+        wait_for_text(page, r".{20}")
+    assert all(page.locator("#message .stop-button").is_visible() for page in pages)  # none is over yet
+    for page, animal in zip(pages, animals, strict=True):
+        wait_for_end(page)
+        expect(page.locator("#chat .message.user")).to_have_text(f"Write a very long story about a {animal}.")
+        story, mark = replies(page)[0].strip().rsplit("\n", 1)
+        assert [name for name in animals if name in story] == [animal]
+        assert mark == "The reply reached its limit of tokens."
+
+
 def test_a_reload_in_mid_reply_goes_on_watching_it(page: Page, tabs: Tabs) -> None:
     send(page, "Write a very long story about a horse.")
     wait_for_text(page, r".{20}")

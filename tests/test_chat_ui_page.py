@@ -34,9 +34,21 @@ def texts(bubbles: list[dict[str, Any]]) -> list[str]:
     return [part.get("text") or part["value"] for bubble in bubbles for part in bubble["content"]]
 
 
-def watch(page: Page, conversation_id: str, tab: gr.Request = TAB) -> list[tuple[Any, ...]]:
+def watch(
+    page: Page,
+    conversation_id: str,
+    tab: gr.Request = TAB,
+    *,
+    then: Callable[[tuple[Any, ...]], None] = lambda update: None,
+) -> list[tuple[Any, ...]]:
+    """Return what a watcher gives; `then` is called with each update, before the next."""
+
     async def collect() -> list[tuple[Any, ...]]:
-        return [update async for update in page.watch(tab, conversation_id)]
+        updates = []
+        async for update in page.watch(tab, conversation_id):
+            updates.append(update)
+            then(update)
+        return updates
 
     return asyncio.run(collect())
 
@@ -147,26 +159,18 @@ def test_a_reply_that_waits_shows_its_place_then_what_is_read_then_its_text(
     conversation_id = send("Hello")[1]
     generation = engine.generations[0]
     generation.queue_position = 3
-    shown: list[str] = []
 
-    def begin() -> None:
-        generation.queue_position, generation.prefilled_tokens = 0, 5
+    def go_on(update: tuple[Any, ...]) -> None:
+        if "Waiting" in update[1]:
+            generation.queue_position, generation.prefilled_tokens = 0, 5
+        elif "Reading" in update[1]:
+            engine.say("Hi")
+            engine.end()
 
-    def reply() -> None:
-        engine.say("Hi")
-        engine.end()
-
-    async def follow() -> None:
-        async for _, progress, _, _ in page.watch(TAB, conversation_id):
-            shown.append(progress)
-            {"Wait": begin, "Read": reply}.get(progress[19:23], lambda: None)()
-
-    asyncio.run(follow())
-    assert shown[1:3] == [
-        '<div role="status">Waiting: 3rd in line …</div>',
-        f'<div role="status">Reading 5 of {generation.prompt_tokens} tokens …</div>',
-    ]
-    assert set(shown[3:]) == {""}
+    _, waiting, reading, *others = [update[1] for update in watch(page, conversation_id, then=go_on)]
+    assert waiting == '<div role="status">Waiting: 3rd in line …</div>'
+    assert reading == f'<div role="status">Reading 5 of {generation.prompt_tokens} tokens …</div>'
+    assert set(others) == {""}
 
 
 def test_a_busy_engine_says_when_to_try_again_and_the_message_is_kept(
@@ -184,9 +188,11 @@ def test_a_busy_engine_says_when_to_try_again_and_the_message_is_kept(
 def test_a_worker_that_dies_is_told_to_whoever_watches(
     page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine
 ) -> None:
-    conversation_id = send("Hello")[1]
-    engine.say("Hi")
-    engine.end("error", "The engine has stopped after an error (RuntimeError).")
-    shown, _, notice, _ = watch(page, conversation_id)[-1]
+    def die(update: tuple[Any, ...]) -> None:
+        if engine.generations[0].finish_reason is None:
+            engine.say("Hi")
+            engine.end("error", "The engine has stopped after an error (RuntimeError).")
+
+    shown, _, notice, _ = watch(page, send("Hello")[1], then=die)[-1]
     assert notice == '<div role="alert">The engine has stopped after an error (RuntimeError).</div>'
     assert texts(shown)[1:] == ["Hi", "*An error ended this reply.*"]

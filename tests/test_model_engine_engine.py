@@ -80,6 +80,12 @@ def test_reply_comes_in_pieces_with_their_tokens(ask: Ask, tokenizer: Tokenizer)
     assert [piece.token_ids for piece in pieces] == [tuple(tokenizer.encode(char)) for char in "defgh"]
 
 
+def test_reply_that_was_read_is_empty_when_it_is_read_again(engine: Engine) -> None:
+    generation = engine.submit([3, 4], SamplingParams(max_tokens=3), owner="ada")
+    assert list(generation)
+    assert list(generation) == []
+
+
 def test_usage_counts_tokens_and_time(ask: Ask) -> None:
     generation = ask("abc")
     assert read(generation) == "defgh"

@@ -10,6 +10,8 @@ from chat.api.guard import Guard
 from chat.ui.page import CSS_PATH, HEAD
 from model.engine.engine import Engine
 
+MAX_EVENTS = 256
+"""Handlers that Gradio runs at once: a page that watches a reply is one of them all the while."""
 LOOPBACK_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
 
@@ -22,6 +24,7 @@ def create_app(page: gr.Blocks, engine: Engine) -> FastAPI:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_HOSTS)
 
     app.add_api_route("/health", lambda: health(engine))
+    page.max_threads = MAX_EVENTS
     page.queue(default_concurrency_limit=16, max_size=64, api_open=False)
     gr.mount_gradio_app(
         app,

@@ -98,7 +98,8 @@ class Page:
                 js = SHOW_AND_CHOOSE if event is opened else SHOW_AND_WRITE
                 event.then(None, [conversation_id], None, js=js, **quiet)
                 watched = [chat, progress, notice, message]
-                event.then(self.watch, [conversation_id], watched, trigger_mode="multiple", **quiet)
+                watching = {"trigger_mode": "multiple", "concurrency_limit": None, **quiet}  # it holds no thread
+                event.then(self.watch, [conversation_id], watched, **watching)
             message.stop(self.stop, [conversation_id], [notice], **quiet)
             blocks.unload(self.leave)
         return blocks

@@ -61,6 +61,7 @@ class Generation:
     def __iter__(self) -> Iterator[Piece]:
         while (piece := self._pieces.get()) is not None:
             yield piece
+        self._pieces.put(None)  # so that another pass is empty, not endless
 
     def cancel(self) -> None:
         """End it, at once, whether it waits or runs; a finished generation stays as it is."""

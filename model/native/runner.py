@@ -112,6 +112,8 @@ class NativeRunner:
 
         Raises BuildError without a library, CheckpointError, MemoryError.
         """
+        if n_blocks >= 2**31:  # more than a number of decode.c holds
+            raise MemoryError(f"too little memory for {n_blocks:,} blocks of keys and values")
         self._library = _declare(load_library(SOURCE))
         self._n_blocks = n_blocks
         self._vocab_size = checkpoint.config.vocab_size
@@ -135,6 +137,8 @@ class NativeRunner:
         """Compute the chunks of different sequences; returns the wanted logits, (sum of n_logits, V), in fp32."""
         token_ids = np.array([token_id for chunk in chunks for token_id in chunk.token_ids], np.int32)
         tables = [np.array(chunk.block_table, np.int32) for chunk in chunks]
+        assert 0 <= token_ids.min() <= token_ids.max() < self._vocab_size, "a token id is not in the vocabulary"
+        assert all(0 <= table.min() <= table.max() < self._n_blocks for table in tables), "a block does not exist"
         structures = (_Chunk * len(chunks))(
             *(
                 _Chunk(len(chunk.token_ids), chunk.start, chunk.n_logits, _address(table))
