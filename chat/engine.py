@@ -59,7 +59,7 @@ def open_engine(settings: Settings, checkpoint: Checkpoint, plan: Plan) -> Itera
     try:
         runner = _open_runner(settings, checkpoint, plan)
         limits = Limits(plan.n_ctx, checkpoint.end_ids)
-        engine = Engine(runner, checkpoint.tokenizer, limits, n_draft=settings.draft if plan.native else 0)
+        engine = Engine(runner, checkpoint.tokenizer, limits, n_draft=settings.draft)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "alloc" not in str(error):  # PyTorch has no error of its own for this
             raise
@@ -76,13 +76,13 @@ def _native_works(settings: Settings, config: GPTConfig) -> bool:
     """Whether the native kernels can compute this; says in one line why not, if it is not a matter of settings."""
     if settings.native == "off" or settings.device != "cpu" or settings.dtype != "float32":
         return False
-    from model.native.build import BuildError, load_library
-    from model.native.runner import SOURCE, unsupported
+    from model.native.build import BuildError
+    from model.native.runner import native_library, unsupported
 
     try:
         missing = unsupported(config)
         if missing is None:
-            load_library(SOURCE)
+            native_library()
     except BuildError as error:
         missing = str(error)
     if missing is not None:

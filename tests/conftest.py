@@ -12,6 +12,7 @@ from typing import cast
 import gguf
 import numpy as np
 import pytest
+from real_engine import WatchedRunner, new_engine, open_runner
 
 from chat.context import ContextBuilder
 from chat.manager import DialogueManager
@@ -169,6 +170,18 @@ def default_path() -> Path:
 @pytest.fixture(scope="session")
 def default_checkpoint(default_path: Path) -> Checkpoint:
     return open_checkpoint(default_path)
+
+
+@pytest.fixture(scope="session")
+def real_runner(default_checkpoint: Checkpoint) -> WatchedRunner:
+    """The default weights in the native kernels."""
+    return open_runner(default_checkpoint)
+
+
+@pytest.fixture
+def real_engine(real_runner: WatchedRunner, default_checkpoint: Checkpoint) -> Iterator[Engine]:
+    with new_engine(real_runner, default_checkpoint) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")

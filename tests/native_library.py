@@ -1,15 +1,20 @@
 """The plain definition of the native kernels and what they compute themselves, as one library."""
 
 import ctypes
+import os
+import shutil
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from conftest import ROOT
 
 from model.native.build import load_library
 
 NATIVE = ROOT / "model" / "native"
+
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None and "CI" not in os.environ, reason="no C compiler")
 
 
 def whole_source() -> str:

@@ -32,6 +32,8 @@ ROOT = Path(__file__).parent.parent
 N_CTX = 2_300
 N_BLOCKS = 160  # 2,560 positions: a few conversations fill them, so that idle prefixes are evicted
 
+TALE = "Once upon a time, in a small house by the sea, there lived an old man and his cat. Every morning they would "
+
 Asked = tuple[list[int], dict[str, Any]]  # a prompt and the fields of its SamplingParams
 
 

@@ -28,10 +28,10 @@ def reply(engine: Engine) -> list[int]:
 
 
 def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(source: object) -> None:
+    def refuse() -> None:
         raise BuildError("no C compiler was found")
 
-    monkeypatch.setattr("model.native.build.load_library", refuse)
+    monkeypatch.setattr("model.native.runner.native_library", refuse)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_without_a_compiler_pytorch_computes_and_one_line_says_so(
 
 
 def test_native_off_asks_for_no_compiler(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.native.build.load_library", lambda source: pytest.fail("it was asked"))
+    monkeypatch.setattr("model.native.runner.native_library", lambda: pytest.fail("it was asked"))
     assert not plan_engine(load_settings(native="off"), tiny_checkpoint).native
 
 

@@ -1,30 +1,16 @@
 """What the engine refuses, at once and in one line, and what it takes twice; after each it goes on answering."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from real_engine import N_CTX, WatchedRunner, ask, new_engine, open_runner, read
+from real_engine import N_CTX, TALE, WatchedRunner, ask, read
 
 from model.checkpoint.checkpoint import Checkpoint
 from model.engine.engine import Engine
 from model.engine.sequence import Limits
 from model.errors import EngineStopped, PromptTooLong
 from model.sampling_params import SamplingParams
-
-TALE = "Once upon a time, in a small house by the sea, there lived an old man and his cat. Every morning they would "
-
-
-@pytest.fixture(scope="module")
-def runner(default_checkpoint: Checkpoint) -> WatchedRunner:
-    return open_runner(default_checkpoint)
-
-
-@pytest.fixture
-def engine(runner: WatchedRunner, default_checkpoint: Checkpoint) -> Iterator[Engine]:
-    with new_engine(runner, default_checkpoint) as engine:
-        yield engine
 
 
 @pytest.mark.parametrize(
@@ -36,6 +22,10 @@ def engine(runner: WatchedRunner, default_checkpoint: Checkpoint) -> Iterator[En
         ([5, 49152], {}, "token_ids must lie between 0 and 49151, got 5 to 49152"),
         ([5, 2**64], {}, f"token_ids must lie between 0 and 49151, got 5 to {2**64}"),
         ([5, -1], {}, "token_ids must lie between 0 and 49151, got -1 to 5"),
+        ([5, 1.5], {}, "token_ids must be whole numbers, got 1.5"),
+        ([math.nan], {}, "token_ids must be whole numbers, got nan"),
+        ([5, None], {}, "token_ids must be whole numbers, got None"),
+        (["5"], {}, "token_ids must be whole numbers, got '5'"),
         ([5], {"max_tokens": 0}, "max_tokens must be a whole number, 1 or more, got 0"),
         ([5], {"max_tokens": -1}, "max_tokens must be a whole number, 1 or more, got -1"),
         *[
@@ -56,33 +46,40 @@ def engine(runner: WatchedRunner, default_checkpoint: Checkpoint) -> Iterator[En
     ],
 )
 def test_bad_input_is_refused_at_once_and_the_engine_goes_on_answering(
-    engine: Engine, token_ids: list[int], fields: dict[str, Any], text: str
+    real_engine: Engine, token_ids: list[int], fields: dict[str, Any], text: str
 ) -> None:
     with pytest.raises((ValueError, PromptTooLong)) as caught:
-        engine.submit(token_ids, SamplingParams(**fields), owner="ada")
+        real_engine.submit(token_ids, SamplingParams(**fields), owner="ada")
     assert str(caught.value) == text
-    assert (engine.n_waiting, engine.n_running) == (0, 0)
-    assert len(read(engine.submit([5], SamplingParams(max_tokens=1), owner="ada"))) == 1
+    assert (real_engine.n_waiting, real_engine.n_running) == (0, 0)
+    assert len(read(real_engine.submit([5], SamplingParams(max_tokens=1), owner="ada"))) == 1
 
 
-def test_cancelling_twice_or_too_late_changes_nothing(engine: Engine, default_checkpoint: Checkpoint) -> None:
+def test_reply_for_nobody_is_refused(real_engine: Engine) -> None:
+    with pytest.raises(ValueError, match="^owner must be a text, got None$"):
+        real_engine.submit([5], SamplingParams(), owner=None)  # type: ignore[arg-type]
+
+
+def test_cancelling_twice_or_too_late_changes_nothing(real_engine: Engine, default_checkpoint: Checkpoint) -> None:
     asked = default_checkpoint.tokenizer.encode(TALE), {"temperature": 0, "max_tokens": 5}
-    cancelled, finished = ask(engine, asked), ask(engine, asked)
+    cancelled, finished = ask(real_engine, asked), ask(real_engine, asked)
     cancelled.cancel()
     reply = read(finished)
     for generation in (cancelled, finished) * 2:
         generation.cancel()
     assert (cancelled.finish_reason, finished.finish_reason) == ("cancelled", "length")
-    assert (engine.n_waiting, engine.n_running) == (0, 0)
-    assert read(ask(engine, asked)) == reply
+    assert (real_engine.n_waiting, real_engine.n_running) == (0, 0)
+    assert read(ask(real_engine, asked)) == reply
 
 
-def test_closed_engine_refuses_and_has_ended_what_ran(runner: WatchedRunner, default_checkpoint: Checkpoint) -> None:
-    engine = Engine(runner, default_checkpoint.tokenizer, Limits(N_CTX, default_checkpoint.end_ids))
-    running = ask(engine, (default_checkpoint.tokenizer.encode(TALE), {"max_tokens": 2_000}))
-    engine.close()
+def test_closed_engine_refuses_and_has_ended_what_ran(
+    real_runner: WatchedRunner, default_checkpoint: Checkpoint
+) -> None:
+    real_engine = Engine(real_runner, default_checkpoint.tokenizer, Limits(N_CTX, default_checkpoint.end_ids))
+    running = ask(real_engine, (default_checkpoint.tokenizer.encode(TALE), {"max_tokens": 2_000}))
+    real_engine.close()
     with pytest.raises(EngineStopped, match=r"^The engine has been closed\.$"):
-        ask(engine, ([5], {}))
+        ask(real_engine, ([5], {}))
     read(running)
     running.cancel()
-    assert (running.finish_reason, engine.n_waiting, engine.n_running) == ("cancelled", 0, 0)
+    assert (running.finish_reason, real_engine.n_waiting, real_engine.n_running) == ("cancelled", 0, 0)

@@ -4,14 +4,13 @@ Times are compared with others of the same run, since machines differ.
 """
 
 import random
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import pytest
-from real_engine import WatchedRunner, ask, new_engine, open_runner, read, usage_of
+from real_engine import TALE, WatchedRunner, ask, read, usage_of
 
 from model.checkpoint.checkpoint import Checkpoint
 from model.engine.engine import Engine
@@ -20,20 +19,8 @@ from model.tokenizer import Tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-TALE = "Once upon a time, in a small house by the sea, there lived an old man and his cat. Every morning they would "
 N_OWNERS, N_REQUESTS = 50, 20  # of each owner
 FLOOD = 10  # requests that the first owner has waiting at any time, each as long as 20 of the others
-
-
-@pytest.fixture(scope="module")
-def runner(default_checkpoint: Checkpoint) -> WatchedRunner:
-    return open_runner(default_checkpoint)
-
-
-@pytest.fixture
-def engine(runner: WatchedRunner, default_checkpoint: Checkpoint) -> Iterator[Engine]:
-    with new_engine(runner, default_checkpoint) as engine:
-        yield engine
 
 
 def resident_mib() -> float:
@@ -45,8 +32,8 @@ def resident_mib() -> float:
 class Crowd:
     """Owners who ask one thing after another, each in a thread of its own."""
 
-    def __init__(self, engine: Engine, runner: WatchedRunner, tokenizer: Tokenizer) -> None:
-        self.engine, self.runner, self.tale = engine, runner, tokenizer.encode(TALE * 20)
+    def __init__(self, real_engine: Engine, real_runner: WatchedRunner, tokenizer: Tokenizer) -> None:
+        self.engine, self.runner, self.tale = real_engine, real_runner, tokenizer.encode(TALE * 20)
         self.waits: list[float] = []  # of each request but the first owner's: in fair shares
         self.n_ended = 0
         self.mib: dict[int, float] = {}  # resident memory after so many requests
@@ -84,18 +71,18 @@ class Crowd:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of memory")
 def test_thousand_requests_of_fifty_owners_leak_nothing_and_starve_nobody(
-    engine: Engine, runner: WatchedRunner, default_checkpoint: Checkpoint
+    real_engine: Engine, real_runner: WatchedRunner, default_checkpoint: Checkpoint
 ) -> None:
-    crowd = Crowd(engine, runner, default_checkpoint.tokenizer)
+    crowd = Crowd(real_engine, real_runner, default_checkpoint.tokenizer)
     crowd.run()
     assert crowd.n_ended == 1_000
     assert max(crowd.waits) <= 3
     assert crowd.mib[1_000] - crowd.mib[300] < 8
-    assert (engine.n_running, engine.n_waiting) == (0, 0)
+    assert (real_engine.n_running, real_engine.n_waiting) == (0, 0)
 
 
 def test_first_token_of_turn_ten_comes_in_a_fraction_of_the_time_without_reuse(
-    engine: Engine, default_checkpoint: Checkpoint
+    real_engine: Engine, default_checkpoint: Checkpoint
 ) -> None:
     encode, end_ids = default_checkpoint.tokenizer.encode, tuple(default_checkpoint.end_ids)
     params = {"temperature": 0, "max_tokens": 40, "banned_token_ids": end_ids}
@@ -103,13 +90,13 @@ def test_first_token_of_turn_ten_comes_in_a_fraction_of_the_time_without_reuse(
     history = encode(TALE)
     for _ in range(9):
         prompt = [*history, *question]
-        history = [*prompt, *read(ask(engine, (prompt, params)))]
+        history = [*prompt, *read(ask(real_engine, (prompt, params)))]
     reused: list[float] = []
     computed: list[float] = []
     for way in "ABCDE":  # the tenth turn, asked in five ways
         prompt = [*history, *encode(f"\nQuestion: And what did neighbour {way} say to the two?\nAnswer:")]
         for owner, n_cached, times in ((f"new {way}", 0, computed), ("ada", len(history) - 1, reused)):
-            generation = ask(engine, (prompt, {**params, "max_tokens": 1}), owner)
+            generation = ask(real_engine, (prompt, {**params, "max_tokens": 1}), owner)
             read(generation)
             usage = usage_of(generation)
             assert usage.ttft_ms is not None
@@ -119,16 +106,16 @@ def test_first_token_of_turn_ten_comes_in_a_fraction_of_the_time_without_reuse(
 
 
 def test_long_prompt_holds_a_running_chat_up_by_no_more_than_a_chunk(
-    engine: Engine, runner: WatchedRunner, default_checkpoint: Checkpoint
+    real_engine: Engine, real_runner: WatchedRunner, default_checkpoint: Checkpoint
 ) -> None:
     encode = default_checkpoint.tokenizer.encode
     endless = {"temperature": 0, "max_tokens": 400, "banned_token_ids": tuple(default_checkpoint.end_ids)}
     long = encode(TALE * 90)[:2_000], {"max_tokens": 1}
-    read(ask(engine, long, "alone"))
-    chunk_seconds = [step.seconds for step in runner.steps]
-    streaming = ask(engine, (encode(TALE), endless))
+    read(ask(real_engine, long, "alone"))
+    chunk_seconds = [step.seconds for step in real_runner.steps]
+    streaming = ask(real_engine, (encode(TALE), endless))
     next(iter(streaming))
-    arrived = ask(engine, long, "bob")
+    arrived = ask(real_engine, long, "bob")
     gaps, last = [], perf_counter()
     for piece in streaming:
         gaps.append((perf_counter() - last) / len(piece.token_ids))
@@ -137,7 +124,7 @@ def test_long_prompt_holds_a_running_chat_up_by_no_more_than_a_chunk(
             break
     streaming.cancel()
     assert arrived.finish_reason
-    assert all(step.n_prompt_tokens <= PREFILL_CHUNK for step in runner.steps)
+    assert all(step.n_prompt_tokens <= PREFILL_CHUNK for step in real_runner.steps)
     assert len(gaps) >= 2_000 / PREFILL_CHUNK - 1
     assert median(gaps) < 1.5 * median(chunk_seconds)
     assert max(gaps) < 2 * max(chunk_seconds)

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
 
 import pytest
 import torch
+from chunks import Chat, random_ids
 from families import FAMILIES, VOCAB_SIZE, one_thread
 from gguf_files import write_gguf
 from hypothesis import given, settings
@@ -54,10 +54,6 @@ def poison(runner: TorchRunner, blocks: list[int]) -> None:
         slots.unflatten(2, (N_BLOCKS, BLOCK_SIZE))[:, :, blocks] = torch.nan
 
 
-def random_ids(length: int, seed: int = 0) -> list[int]:
-    return torch.randint(VOCAB_SIZE, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
 @torch.inference_mode()
 def whole(model: GPT, token_ids: list[int]) -> Tensor:
     """The logits (T, V) without a cache."""
@@ -66,20 +62,6 @@ def whole(model: GPT, token_ids: list[int]) -> Tensor:
 
 def run(runner: TorchRunner, *chunks: Chunk) -> Tensor:
     return torch.from_numpy(runner.run(chunks).copy())
-
-
-@dataclass
-class Chat:
-    """A text that goes through a runner piece by piece."""
-
-    token_ids: list[int]
-    blocks: list[int]
-    start: int = 0
-
-    def next(self, length: int, n_logits: int) -> Chunk:
-        chunk = Chunk(self.token_ids[self.start : self.start + length], self.start, self.blocks, n_logits)
-        self.start += length
-        return chunk
 
 
 @settings(deadline=None, max_examples=40)

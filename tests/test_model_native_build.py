@@ -5,7 +5,6 @@ import hashlib
 import logging
 import math
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,11 +12,12 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from native_library import needs_compiler
 
 from model.native import build
 from model.native.build import BuildError, load_library
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+pytestmark = needs_compiler
 
 SOURCE = """
 #include <math.h>

@@ -15,13 +15,13 @@ from conftest import ROOT
 from gguf import GGMLQuantizationType, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_library import load_reference
+from native_library import load_reference, needs_compiler
 
 from model.checkpoint.checkpoint import Checkpoint
 from model.native.runner import _Cache, _Chunk, _Layer, _Matrix, _Model, _Norm
 from model.native.weights import ROWS, Kind, pack
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+pytestmark = needs_compiler
 
 TYPES = {Kind.Q4: "Q4_1", Kind.Q8: "Q8_0", Kind.F16: "F16", Kind.BF16: "BF16", Kind.F32: "F32"}
 FLOATS = (Kind.F16, Kind.BF16, Kind.F32)

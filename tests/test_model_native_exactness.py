@@ -1,12 +1,12 @@
 """How near the default model in the native runner is to the definition of the network in PyTorch, in fp32."""
 
-import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from native_library import needs_compiler
 
 from model.bench.exactness import divergence, encode_questions
 from model.bench.texts import read_text, write_texts
@@ -16,7 +16,7 @@ from model.engine.torch_runner import TorchRunner
 from model.gpt import GPT
 from model.native.runner import KVDType, NativeRunner
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+pytestmark = needs_compiler
 
 BOOK = (Path(__file__).parent / "data" / "alice.txt").read_text()
 

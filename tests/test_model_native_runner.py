@@ -1,9 +1,7 @@
 """The native runner computes what PyTorch does, and the same bits whatever else is in a step."""
 
 import ctypes
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -11,21 +9,23 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from chunks import Chat, random_ids
 from families import FAMILIES, LENGTHS, VOCAB_SIZE, one_thread, texts, whole_logits, write_hf_folder
 from gguf_files import rewrite_gguf, write_gguf
 from hf_folders import change_tensors, copy_in_one_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from native_library import needs_compiler
 
 from model.checkpoint.checkpoint import Checkpoint, load_model
 from model.checkpoint.open import open_checkpoint
 from model.engine.runner import Chunk
 from model.native import build
 from model.native.build import BuildError
-from model.native.runner import KVDType, NativeRunner, unsupported
+from model.native.runner import KVDType, NativeRunner, native_library, unsupported
 from model.sampling import Floats
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+pytestmark = needs_compiler
 
 KV_DTYPES: list[KVDType] = ["int16", "float32"]
 N_BLOCKS = 48
@@ -81,10 +81,6 @@ def poison(runner: NativeRunner, blocks: list[int]) -> None:
     layers[:, blocks] = np.nan
 
 
-def random_ids(length: int, seed: int = 0) -> list[int]:
-    return np.random.default_rng(seed).integers(VOCAB_SIZE, size=length).tolist()
-
-
 def run(runner: NativeRunner, *chunks: Chunk) -> Floats:
     return runner.run(chunks).copy()
 
@@ -97,20 +93,6 @@ def whole(runner: NativeRunner, token_ids: list[int]) -> Floats:
 
 def assert_same_bits(actual: Floats, expected: Floats) -> None:
     np.testing.assert_array_equal(actual.view(np.int32), expected.view(np.int32))
-
-
-@dataclass
-class Chat:
-    """A text that goes through a runner piece by piece."""
-
-    token_ids: list[int]
-    blocks: list[int]
-    start: int = 0
-
-    def next(self, length: int, n_logits: int) -> Chunk:
-        chunk = Chunk(self.token_ids[self.start : self.start + length], self.start, self.blocks, n_logits)
-        self.start += length
-        return chunk
 
 
 # ---- The same numbers as PyTorch
@@ -344,6 +326,7 @@ def test_machine_without_compiler_and_library_says_so(
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(build, "find_spec", lambda name: None)
     monkeypatch.setattr(build, "user_cache_path", lambda name: tmp_path / name)
+    native_library.cache_clear()
     with pytest.raises(BuildError, match="^no C compiler found: tried"):
         NativeRunner(tiny_checkpoint, 8, n_threads=1)
 

@@ -78,11 +78,13 @@ class Engine:
         A reply that has not begun after `timeout` seconds ends with an error.
 
         Raises ValueError for an empty prompt, an unknown token id in it or in the parameters, a response_format that
-        cannot be followed, an n_shared beyond the prompt, or a timeout that is not positive; PromptTooLong,
-        EngineBusy, EngineStopped.
+        cannot be followed, an owner that is no text, an n_shared beyond the prompt, or a timeout that is not positive;
+        PromptTooLong, EngineBusy, EngineStopped.
         """
         self._check_prompt(token_ids, n_shared)
         _check_timeout(timeout)
+        if not isinstance(owner, str):  # None would share all tokens with everybody
+            raise ValueError(f"owner must be a text, got {owner!r}")
         params.check_token_ids(self._tokenizer.n_vocab)
         constraint = self._constraints.compile(params.response_format) if params.response_format else None
         sequence = Sequence(
@@ -118,6 +120,8 @@ class Engine:
 
     def _check_prompt(self, token_ids: Tokens[int], n_shared: int) -> None:
         n_tokens, n_vocab = len(token_ids), self._tokenizer.n_vocab
+        if wrong := [token_id for token_id in token_ids if not isinstance(token_id, int)]:
+            raise ValueError(f"token_ids must be whole numbers, got {wrong[0]!r}")
         if not n_tokens:
             raise ValueError("token_ids must have at least one token, got none")
         if n_tokens >= self._limits.n_ctx:

@@ -63,7 +63,7 @@ typedef struct {
 typedef struct {
     Norm ln_1, ln_2, q_norm, k_norm;  // the last two may be none
     Linear c_q, c_k, c_v, c_proj, c_gate, c_up, c_down;  // c_gate may have no data
-    int32_t rotates, window;                              // window 0: all positions
+    int32_t rotates, window;                             // window 0: all positions
 } Layer;
 
 typedef struct {
@@ -139,7 +139,7 @@ INLINE float sum_lanes(Floats v) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Threads: one pool for a process, which spins between the phases of a step and sleeps between steps.
+// Threads: each engine has some, which spin between the phases of a step and sleep between steps.
 
 typedef struct {
     int n_threads;
@@ -195,7 +195,8 @@ typedef struct {
     int room_tokens, room_parts;
     int *position, *chunk_of;      // (N,)
     float *x;                      // (N, n_embd) the residual stream
-    float *q, *k, *v, *y, *gate, *up;  // (N, …) row by row, padded
+    float *q, *k, *v, *y;          // (N, …) each padded to whole groups
+    float *gate, *up;              // (n_inner / 32, N, 32)
     float *rotation;               // (N, 2, D / 2) cosines and sines
     Input input, hidden;           // what products read: normed vectors or attention's, and the middle of the MLP
     float *parts;                  // (N, n_head, n_parts, 2 + width) of attention: see attend
@@ -328,7 +329,7 @@ INLINE void multiply_few(int kind, int n, int n_all, const uint8_t *block, int n
     UNROLL for (int t = 0; t < n; t++) memcpy(out + t * stride, total[t], sizeof total[t]);
 }
 
-#define MANY 24                     // vectors from which on a group is widened once for all
+#define MANY 24                     // more vectors have a group widened once for all
 #define PANEL 3                     // blocks of a group that are widened at a time, into the first-level cache
 #define TILE (LANES == 16 ? 6 : 3)  // vectors whose sums and totals fit into the registers
 
@@ -505,7 +506,6 @@ static void activate(int activation, float *x, size_t n) {
 // ---------------------------------------------------------------------------------------------------------------
 // Keys and values
 
-
 // The keys and values of one head at the positions of one block: numbers, then their scales if they are 16-bit.
 // Keys (D, POSITIONS), values (POSITIONS, width), a scale for each key and for each value. Numbers of 16 bits stand in
 // pairs, as `load_keys` and `load_values` read them.
@@ -578,7 +578,7 @@ static void append(Engine *engine, int layer, int t, int head_index) {
 // Attention, by parts of the context whose bounds are the same for everybody (after Flash-Decoding, Dao et al. 2023):
 // each gives the largest score, the sum of e^(score - largest), and the values weighted so; `combine` joins them.
 
-#define PART 256  // positions
+#define PART 256    // positions
 #define AT_ONCE 6   // queries whose sums fit into the registers
 #define QUERIES 12  // that look at a block together: tokens that follow each other, heads that share keys
 #if LANES == 16
@@ -587,30 +587,29 @@ static void append(Engine *engine, int layer, int t, int head_index) {
 #define COLUMNS 2
 #endif
 
-// Two vectors of numbers: of 16 bits they share words, the first in the lower halves; of 32 they stand at `first` and
-// `second`.
 typedef struct {
     Floats first, second;
 } Two;
 
-INLINE Two load_two(int is_short, const uint8_t *numbers, size_t first, size_t second) {
-    if (!is_short)
-        return (Two){*(const AnyFloats *)((const float *)numbers + first),
-                     *(const AnyFloats *)((const float *)numbers + second)};
-    Ints words = (Ints)*(const AnyWords *)((const uint32_t *)numbers + first);
-    return (Two){__builtin_convertvector(words << 16 >> 16, Floats), __builtin_convertvector(words >> 16, Floats)};
+INLINE Floats load(const uint8_t *numbers, size_t at) { return *(const AnyFloats *)((const float *)numbers + at); }
+
+// Two vectors of 16-bit numbers that share words: the first is in the lower halves.
+INLINE Two load_words(const uint8_t *words, size_t at) {
+    Ints word = (Ints)*(const AnyWords *)((const uint32_t *)words + at);
+    return (Two){__builtin_convertvector(word << 16 >> 16, Floats), __builtin_convertvector(word >> 16, Floats)};
 }
 
 // Elements d and d + 1 of the keys from position p on.
 INLINE Two load_keys(int is_short, Head head, int d, int p) {
-    if (is_short) return load_two(1, head.keys, d / 2 * POSITIONS + p, 0);
-    return load_two(0, head.keys, d * POSITIONS + p, (d + 1) * POSITIONS + p);
+    if (is_short) return load_words(head.keys, d / 2 * POSITIONS + p);
+    return (Two){load(head.keys, d * POSITIONS + p), load(head.keys, (d + 1) * POSITIONS + p)};
 }
 
 // Columns from `column` on, and LANES further, of the value at position p.
 INLINE Two load_values(int is_short, Head head, int p, int column, int width) {
     size_t at = (size_t)p * width + column;
-    return is_short ? load_two(1, head.values, at / 2, 0) : load_two(0, head.values, at, at + LANES);
+    if (is_short) return load_words(head.values, at / 2);
+    return (Two){load(head.values, at), load(head.values, at + LANES)};
 }
 
 // Scores of n queries at the positions of one block.
@@ -655,7 +654,7 @@ INLINE void add_values(int is_short, int n, Head head, int width, int first, int
 }
 
 typedef struct {
-    int n, first, end;    // queries; positions of this part that any of them sees
+    int n, first, end;                 // queries; positions of this part that any of them sees
     int from[QUERIES], last[QUERIES];  // what each of them sees
     float *q[QUERIES], *part[QUERIES];
 } Queries;
@@ -969,7 +968,7 @@ static void run(Engine *engine, int thread) {
 
 static void *allocate(size_t bytes) { return aligned_alloc(64, (bytes + 127) / 64 * 64); }
 
-#define SPINS 20000  // before a thread sleeps: about 50 microseconds
+#define SPINS 20000  // before a thread sleeps
 
 typedef struct {
     Engine *engine;

@@ -4,6 +4,7 @@ import ctypes
 import mmap
 import weakref
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,12 @@ def position_bytes(config: GPTConfig, kv_dtype: KVDType) -> int:
     return 2 * config.n_cached + 2 * 4 * config.n_layer * config.n_kv_head  # a scale for each vector
 
 
+@cache
+def native_library() -> ctypes.CDLL:
+    """Return the kernels, compiled if need be, once for this process; raises BuildError."""
+    return _declare(load_library(SOURCE))
+
+
 class NativeRunner:
     """Computes the chunks of a step in one call of decode.c.
 
@@ -114,7 +121,7 @@ class NativeRunner:
         """
         if n_blocks >= 2**31:  # more than a number of decode.c holds
             raise MemoryError(f"too little memory for {n_blocks:,} blocks of keys and values")
-        self._library = _declare(load_library(SOURCE))
+        self._library = native_library()
         self._n_blocks = n_blocks
         self._vocab_size = checkpoint.config.vocab_size
         self._weights = _Weights(checkpoint, progress)  # the memory that the library reads
