@@ -144,7 +144,7 @@ def parley(context: typer.Context) -> None:
 
 
 @cli.command()
-@takes_settings(*ENGINE_SETTINGS, "thinking", "host", "port")
+@takes_settings(*ENGINE_SETTINGS, "draft", "thinking", "host", "port")
 def serve(settings: Settings) -> None:
     """Serve the web app until SIGINT or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after its own end
@@ -206,7 +206,7 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @cli.command()
-@takes_settings(*ENGINE_SETTINGS, "thinking")
+@takes_settings(*ENGINE_SETTINGS, "draft", "thinking")
 def chat(
     settings: Settings,
     temperature: TemperatureFlag = None,
@@ -224,7 +224,7 @@ def chat(
 
 
 @cli.command()
-@takes_settings(*ENGINE_SETTINGS, "thinking")
+@takes_settings(*ENGINE_SETTINGS, "draft", "thinking")
 def complete(
     settings: Settings,
     text: Annotated[str, typer.Argument(help="What to answer or, with --raw, to continue.")],
@@ -286,7 +286,8 @@ def pull(settings: Settings, name: Annotated[str, typer.Argument(help="A name th
 
 @contextmanager
 def open_for_bench(settings: Settings) -> Iterator[tuple["Engine", "Runner"]]:
-    """Start an engine in a process of its own, and give its runner too."""
+    """Start an engine in a process of its own, and give its runner too; without drafts, which the peers have not."""
+    settings = settings.model_copy(update={"draft": 0})
     checkpoint = fetch_checkpoint(settings)
     with open_engine(settings, checkpoint, plan_engine(settings, checkpoint)) as engine:
         yield engine, engine.runner

@@ -39,7 +39,12 @@ class Settings(BaseSettings):
         None, ge=1, le=2**20, description="MiB for the keys and values of all conversations; bounds the context too."
     )
     kv_dtype: KVDType = Field("int16", description="The type of keys and values in the native kernels.")
-    draft: int = Field(0, ge=0, le=16, description="How many tokens are guessed ahead and checked in one step.")
+    draft: int | None = Field(
+        None,
+        ge=0,
+        le=16,
+        description="How many tokens are guessed ahead and checked in one step; replies stay the same.",
+    )
     thinking: bool = Field(False, description="Let models that can think do so before they answer.")
     host: str = Field("127.0.0.1", description="The address to listen on; loopback only.")
     port: int = Field(7860, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,16 @@ def test_without_a_compiler_pytorch_computes_and_one_line_says_so(
 def test_native_off_asks_for_no_compiler(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.native.runner.native_library", lambda: pytest.fail("it was asked"))
     assert not plan_engine(load_settings(native="off"), tiny_checkpoint).native
+
+
+@pytest.mark.parametrize(
+    ("flags", "n_draft"), [({}, 4), ({"draft": 0}, 0), ({"native": "off"}, 0), ({"native": "off", "draft": 2}, 2)]
+)
+def test_drafts_are_made_where_they_pay_or_are_asked_for(
+    tiny_checkpoint: Checkpoint, flags: dict[str, Any], n_draft: int
+) -> None:
+    with opened(load_settings(**flags), tiny_checkpoint) as engine:
+        assert engine._scheduler._n_draft == n_draft
 
 
 def test_device_that_is_not_there_is_refused(tiny_checkpoint: Checkpoint) -> None:

@@ -35,7 +35,7 @@ SETTINGS_FLAGS: dict[str, Any] = {
     "port": Annotated[int | None, typer.Option(help="The port to listen on; 0 takes a free one.")],
     "threads": Annotated[int | None, typer.Option(help="How many threads compute.")],
 }
-ENGINE_SETTINGS = ("data", "model", "dtype", "device", "native", "kv_memory", "kv_dtype", "draft", "threads")
+ENGINE_SETTINGS = ("data", "model", "dtype", "device", "native", "kv_memory", "kv_dtype", "threads")
 
 SystemFlag = Annotated[str | None, typer.Option("--system", help="The system prompt.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
