@@ -175,12 +175,12 @@ def test_a_page_shows_its_place_in_the_line_however_many_pages_watch(
 
 
 def test_a_reply_that_runs_at_the_end_of_the_server_is_kept_as_interrupted(
-    start_server: Callable[..., Server], tmp_path: Path
+    start_server: Callable[..., Server], tmp_path: Path, default_path: Path
 ) -> None:
-    server = start_server(write_tiny_gguf(tmp_path / "long.gguf", n_ctx=8192))
+    server = start_server(default_path)
     with httpx.Client(base_url=server.url, timeout=30) as client:
         send = event_number(client, "send")
-        call(client, send, '["hello", "", 0, 1, 4000]')  # greedy, this model goes round in circles
+        call(client, send, '["Write the numbers from 1 to 1000, one per line.", "", 0, 1, 4096]')
     time.sleep(0.5)  # some of the reply is written meanwhile
     assert server.end() == 0
     database = Database(tmp_path / "parley.db")

@@ -133,7 +133,7 @@ def test_a_reply_is_seen_to_grow_and_stops_at_what_was_seen(page: Page) -> None:
     assert mark == "Stopped."
 
 
-def test_a_reload_shows_the_conversation_of_the_url(page: Page) -> None:
+def test_a_reload_shows_the_conversation_of_the_url(page: Page, tabs: Tabs) -> None:
     send_short(page, "Say hello.")
     wait_for_end(page)
     before, url = page.locator("#chat .message").all_inner_texts(), page.url
@@ -142,6 +142,7 @@ def test_a_reload_shows_the_conversation_of_the_url(page: Page) -> None:
     assert re.search(r"/\?c=[0-9a-f]{32}$", url)
     assert page.url == url
     expect(page.locator("#chat .message")).to_have_text(before)
+    tabs.forget_errors()
 
 
 def test_a_reply_goes_on_while_another_conversation_is_open(page: Page) -> None:
@@ -183,6 +184,16 @@ def test_tabs_that_chat_at_once_get_each_their_own_reply(tabs: Tabs, server: Ser
         assert mark == "The reply reached its limit of tokens."
 
 
+def test_a_quiet_page_keeps_the_stream_of_what_it_hears(tabs: Tabs, server: Server) -> None:
+    ended: list[str] = []
+    for event in ("requestfinished", "requestfailed"):
+        tabs.context.on(event, lambda request: ended.append(request.url.split("?")[0].rsplit("/", 1)[-1]))
+    page = tabs.open(server.url)
+    page.wait_for_timeout(1000)
+    assert "join" in ended  # what the page has asked for has been answered
+    assert "data" not in ended
+
+
 def test_a_reload_in_mid_reply_goes_on_watching_it(page: Page, tabs: Tabs) -> None:
     send(page, "Write a very long story about a horse.")
     wait_for_text(page, r".{20}")
@@ -201,7 +212,7 @@ def test_back_and_forward_follow_the_conversations(page: Page, tabs: Tabs) -> No
     send_short(page, "Say hello.")
     wait_for_end(page)
     page.click("#new-chat")
-    expect(page.locator("#chat .message")).to_have_count(0)
+    expect(page).to_have_url(re.compile(r"/$"))
     page.go_back()
     expect(page.locator("#chat .message.user")).to_have_text("Say hello.")
     tabs.forget_errors()
@@ -227,6 +238,7 @@ def test_reading_a_long_message_shows_its_progress(page: Page) -> None:
     expect(page.locator("#progress")).to_have_text(re.compile(r"Reading [\d,]+ of 4,0\d\d tokens …"))
     page.click("#new-chat")
     expect(page.locator("#progress")).to_be_hidden()
+    expect(page.locator("#conversations label.selected")).to_have_count(0)
     page.locator("#conversations label").first.click()
     page.click("#message .stop-button")
     wait_for_text(page, "Stopped.")

@@ -167,7 +167,7 @@ def test_a_reply_that_waits_shows_its_place_then_what_is_read_then_its_text(
             engine.say("Hi")
             engine.end()
 
-    _, waiting, reading, *others = [update[1] for update in watch(page, conversation_id, then=go_on)]
+    waiting, reading, *others = [update[1] for update in watch(page, conversation_id, then=go_on)]
     assert waiting == '<div role="status">Waiting: 3rd in line …</div>'
     assert reading == f'<div role="status">Reading 5 of {generation.prompt_tokens} tokens …</div>'
     assert set(others) == {""}
@@ -196,3 +196,15 @@ def test_a_worker_that_dies_is_told_to_whoever_watches(
     shown, _, notice, _ = watch(page, send("Hello")[1], then=die)[-1]
     assert notice == '<div role="alert">The engine has stopped after an error (RuntimeError).</div>'
     assert texts(shown)[1:] == ["Hi", "*An error ended this reply.*"]
+
+
+def test_a_page_that_has_gone_is_forgotten(page: Page, send: Callable[..., tuple[Any, ...]]) -> None:
+    conversation_id = send("Hello")[1]
+
+    async def stay_a_while() -> None:
+        staying = page.stay(TAB)
+        await anext(staying)
+        await staying.aclose()
+
+    asyncio.run(stay_a_while())
+    assert len(watch(page, conversation_id)) == 1  # it shows no conversation any more, so there is nothing to follow

@@ -6,7 +6,7 @@ from the store, and a reply being written is only watched here, never made: leav
 
 import asyncio
 import html
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from storage.tables import Conversation
 CSS_PATH = Path(__file__).parent / "page.css"
 PLACEHOLDER = "### What is on your mind?\nEverything stays on this machine."
 WATCH_SECONDS = 0.05
+STAY_SECONDS = 5.0
 
 Update = Any  # Gradio's updates are untyped: a component, a value or gr.skip()
 
@@ -101,7 +102,8 @@ class Page:
                 watching = {"trigger_mode": "multiple", "concurrency_limit": None, **quiet}  # it holds no thread
                 event.then(self.watch, [conversation_id], watched, **watching)
             message.stop(self.stop, [conversation_id], [notice], **quiet)
-            blocks.unload(self.leave)
+            triggers = [blocks.load, new.click, conversations.input, message.submit]  # again once it has broken
+            gr.on(triggers, self.stay, trigger_mode="once", concurrency_limit=None, **quiet)
         return blocks
 
     def open(self, request: gr.Request, conversation_id: str = "") -> Iterator[tuple[Update, ...]]:
@@ -151,10 +153,9 @@ class Page:
                 if turn is None:  # none began, or it has ended already: then its end is still to be shown
                     yield before, "", gr.skip(), _idle()
                     return
-                yield gr.skip(), "", gr.skip(), gr.Textbox(submit_btn=False, stop_btn=True)
                 async for snapshot in _snapshots(turn, writer):
                     bubbles = [*before, *reply_bubbles(snapshot.text, snapshot.status)]
-                    yield bubbles, _progress(snapshot), gr.skip(), gr.skip()
+                    yield bubbles, _progress(snapshot), gr.skip(), _busy()  # the page shows only the last of a burst
                 if writer.is_current:
                     path = await run_in_threadpool(self._store.path, self._owner_id, conversation_id)
                     notice = _alert(snapshot.error) if snapshot.error else gr.skip()
@@ -170,9 +171,17 @@ class Page:
             return _alert(str(error))
         return gr.skip()
 
-    def leave(self, request: gr.Request) -> None:
-        """Forget a page that has been closed."""
-        self._views.forget(_session(request))
+    async def stay(self, request: gr.Request) -> AsyncGenerator[None, None]:
+        """Keep a page's stream of events open as long as the page is there; then forget the page.
+
+        Gradio closes the stream when a page's last event ends, and loses what the page asks for at that moment.
+        """
+        try:
+            while True:
+                yield
+                await asyncio.sleep(STAY_SECONDS)
+        finally:
+            self._views.forget(_session(request))
 
     def _read(self, conversation_id: str) -> tuple[Update, ...]:
         """Return everything that a page shows of a conversation."""
@@ -237,6 +246,11 @@ async def _snapshots(turn: Turn, writer: Writer) -> AsyncIterator[Snapshot]:
 def _session(request: gr.Request) -> str:
     """Return what Gradio calls an open page by; a program that calls without one gets none of its own."""
     return request.session_hash or ""
+
+
+def _busy() -> gr.Textbox:
+    """Show the button that stops, not the one that sends."""
+    return gr.Textbox(submit_btn=False, stop_btn=True)
 
 
 def _idle() -> gr.Textbox:
