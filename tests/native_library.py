@@ -27,9 +27,9 @@ def whole_source() -> str:
 
 
 @cache
-def load_reference() -> ctypes.CDLL:
-    """Compile it, once and for all sessions until one of the files changes."""
+def load_reference(*, with_digits: bool = True) -> ctypes.CDLL:
+    """Compile it, once and for all sessions until one of the files changes; products in fp32 alone if wanted so."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "reference.c")
-        path.write_text(whole_source())
+        path.write_text(whole_source() if with_digits else "#undef __AVX512VNNI__\n" + whole_source())
         return load_library(path)

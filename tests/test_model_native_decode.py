@@ -40,6 +40,12 @@ def library() -> ctypes.CDLL:
     return load_reference()
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["as on this machine", "in fp32"])
+def arithmetic(request: pytest.FixtureRequest) -> ctypes.CDLL:
+    """The library with either way to multiply weights of 4 and 8 bits; the machine may have the second one only."""
+    return load_reference(with_digits=request.param)
+
+
 def address(array: Array) -> ctypes.c_void_p:
     assert array.flags.c_contiguous
     return ctypes.c_void_p(array.ctypes.data)
@@ -84,10 +90,10 @@ def assert_same_bits(actual: Array, expected: Array) -> None:
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("n", [*range(1, 31), 36, 48, 61, 128])
 def test_products_with_any_number_of_vectors_are_those_defined_bit_for_bit(
-    library: ctypes.CDLL, kind: Kind, n: int
+    arithmetic: ctypes.CDLL, kind: Kind, n: int
 ) -> None:
     matrix, x = PackedMatrix(kind, 70, 160), normal(n, 160, seed=n)
-    assert_same_bits(matrix.multiply_fast(library, x), matrix.multiply(library, x))
+    assert_same_bits(matrix.multiply_fast(arithmetic, x), matrix.multiply(arithmetic, x))
 
 
 @given(
@@ -99,17 +105,40 @@ def test_products_with_any_number_of_vectors_are_those_defined_bit_for_bit(
 )
 @settings(deadline=None)
 def test_products_of_any_shape_are_those_defined_bit_for_bit(
-    library: ctypes.CDLL, kind: Kind, n_rows: int, n_columns: int, n: int, data: st.DataObject
+    arithmetic: ctypes.CDLL, kind: Kind, n_rows: int, n_columns: int, n: int, data: st.DataObject
 ) -> None:
     if kind not in FLOATS:
         n_columns = -(-n_columns // 32) * 32
     matrix, x = PackedMatrix(kind, n_rows, n_columns, seed=n_rows), normal(n, n_columns, seed=n)
     cut = data.draw(st.integers(0, -(-n_rows // ROWS)))
-    assert_same_bits(matrix.multiply_fast(library, x, (cut,)), matrix.multiply(library, x))
+    assert_same_bits(matrix.multiply_fast(arithmetic, x, (cut,)), matrix.multiply(arithmetic, x))
+
+
+@pytest.mark.parametrize("kind", [Kind.Q4, Kind.Q8])
+@pytest.mark.parametrize("number", [0.0, -0.0, 1e-45, 2.0**-101, 2.0**-100, 1e-20, 1.0, 1e30, np.inf, np.nan])
+def test_products_with_numbers_of_any_size_are_those_defined(
+    arithmetic: ctypes.CDLL, kind: Kind, number: float
+) -> None:
+    matrix, x = PackedMatrix(kind, 40, 96), normal(3, 96)
+    x[1, 32:64] *= np.float32(number)
+    products = matrix.multiply_fast(arithmetic, x)
+    np.testing.assert_array_equal(products, matrix.multiply(arithmetic, x))
+    assert np.isfinite(products[[0, 2]]).all()
+    assert np.isfinite(products[1]).all() == bool(np.isfinite(number))
+
+
+@pytest.mark.parametrize("kind", [Kind.Q4, Kind.Q8])
+def test_products_are_as_exact_as_those_of_numpy_in_fp32(arithmetic: ctypes.CDLL, kind: Kind) -> None:
+    matrix, x = PackedMatrix(kind, 64, 2048), normal(64, 2048, seed=1)
+    weights = np.zeros((64, 2048), np.float32)
+    for row in range(64):
+        arithmetic.plain_add_row(ctypes.byref(matrix.structure), row, address(weights[row]))
+    exact = x.astype(np.float64) @ weights.T.astype(np.float64)
+    assert np.std(matrix.multiply_fast(arithmetic, x) - exact) <= np.std(x @ weights.T - exact)
 
 
 @pytest.mark.parametrize("kind", FLOATS)
-def test_every_finite_number_of_a_type_is_widened_exactly(library: ctypes.CDLL, kind: Kind) -> None:
+def test_every_finite_number_of_a_type_is_widened_exactly(arithmetic: ctypes.CDLL, kind: Kind) -> None:
     bits = np.arange(2**16, dtype=np.uint16)
     numbers = bits.view(np.float16) if kind is Kind.F16 else (bits.astype(np.uint32) << 16).view(np.float32)
     numbers = numbers.astype(np.float32)
@@ -121,16 +150,16 @@ def test_every_finite_number_of_a_type_is_widened_exactly(library: ctypes.CDLL, 
     )
     packed = pack(cast(Checkpoint, SimpleNamespace(weights=weights)), "wte.weight", (2**16, 1))
     matrix, out = _Matrix(kind, 2**16, 1, packed.data.ctypes.data), np.empty(2**16, np.float32)
-    library.fast_multiply(ctypes.byref(matrix), 0, 2**11, address(np.ones(1, np.float32)), 1, address(out))
+    arithmetic.fast_multiply(ctypes.byref(matrix), 0, 2**11, address(np.ones(1, np.float32)), 1, address(out))
     np.testing.assert_array_equal(out, np.where(finite, numbers, 0))
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_rows_of_an_embedding_are_its_weights(library: ctypes.CDLL, kind: Kind) -> None:
+def test_rows_of_an_embedding_are_its_weights(arithmetic: ctypes.CDLL, kind: Kind) -> None:
     matrix = PackedMatrix(kind, 70, 96 if kind not in FLOATS else 90)
     for row in (0, 1, 31, 32, 47, 69):
         rows = np.zeros((2, matrix.n_columns), np.float32)
-        for add, out in zip((library.plain_add_row, library.fast_add_row), rows, strict=True):
+        for add, out in zip((arithmetic.plain_add_row, arithmetic.fast_add_row), rows, strict=True):
             add(ctypes.byref(matrix.structure), row, address(out))
         assert_same_bits(*rows)
         assert rows.any()

@@ -68,7 +68,7 @@ def unpack(matrix: Matrix) -> np.ndarray:
     if matrix.kind is Kind.Q4:
         words, scales = part(0, 16, np.uint32), part(16, 20, np.uint32)
         d, m = (half.astype(np.uint16).view(np.float16) for half in (scales & 0xFFFF, scales >> 16))
-        nibbles = words[..., None, :] >> np.arange(0, 32, 4, dtype=np.uint32)[:, None] & 15
+        nibbles = words[..., None, :] >> np.array([0, 8, 16, 24, 4, 12, 20, 28], np.uint32)[:, None] & 15
         values = nibbles.reshape(n_groups, n_blocks, 32, 32) * d.astype(np.float32) + m
         assert blocks.shape[-1] == 20 * 32
     elif matrix.kind is Kind.Q8:

@@ -1,7 +1,8 @@
 // One step of a GPT on the CPU: the tokens of all running sequences through all layers, in one call.
 //
-// Weights stay as they are in the file, activations are fp32. A matrix is stored by groups of 32 rows, which are lanes
-// of vectors, so that a product never sums across lanes; see model/native/weights.py for the layouts. Every number is
+// Weights stay as they are in the file, activations are fp32, or have as many bits. A matrix is stored by groups of 32
+// rows, which are lanes of vectors, so that a product never sums across lanes; see model/native/weights.py for the
+// layouts. Every number is
 // computed by the same operations in the same order whatever else is in the step: a sequence gets the same bits alone,
 // in a batch, in chunks, or as a draft. model/native/reference.c defines plainly what is computed here.
 //
@@ -21,6 +22,11 @@
 #else
 #define LANES 8
 #endif
+#ifdef __AVX512VNNI__
+#define DIGITS 3  // of 8 bits, in which vectors meet weights of 4 and 8 bits: see `multiply_digits`
+#else
+#define DIGITS 0
+#endif
 #define BLOCK 32      // columns that share a scale
 #define ROWS 32       // of a matrix that are stored together
 #define VECTORS (ROWS / LANES)
@@ -33,12 +39,16 @@
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 typedef int16_t SignedHalves __attribute__((vector_size(2 * LANES)));
 
 // Loads and stores at any address.
 typedef Floats AnyFloats __attribute__((aligned(4), may_alias));
 typedef Words AnyWords __attribute__((aligned(4), may_alias));
+typedef Ints AnyInts __attribute__((aligned(4), may_alias));
+typedef int32_t AnyInt __attribute__((may_alias));
+typedef Bytes AnyBytes __attribute__((aligned(1), may_alias));
 typedef Halves AnyHalves __attribute__((aligned(2), may_alias));
 typedef SignedHalves AnySignedHalves __attribute__((aligned(2), may_alias));
 
@@ -82,7 +92,7 @@ typedef struct {
 
 typedef struct {
     int32_t n_blocks, is_short;  // 16-bit numbers with scales, else fp32
-    uint8_t *data;               // (n_layer, n_blocks, n_kv_head) of what `Head` describes
+    uint8_t *data;               // (n_blocks, n_layer, n_kv_head) of what `Head` describes
 } Cache;
 
 static int pad(int n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
@@ -114,6 +124,11 @@ INLINE void fetch(const uint8_t *data, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + i);
 }
 
+// Likewise, only to the second level: what is many steps away, and more than the first one's queue of misses holds.
+INLINE void fetch_early(const uint8_t *data, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + i, 0, 2);
+}
+
 // e^x to about 1e-7, as Cephes' expf: 2^n by the exponent, the rest by a polynomial.
 INLINE Floats exponential(Floats x) {
     x = choose(x < -87.0f, broadcast(-87.0f), x);
@@ -136,6 +151,24 @@ INLINE float sum_lanes(Floats v) {
     memcpy(x, &v, sizeof x);
     UNROLL for (int half = LANES / 2; half; half /= 2) UNROLL for (int i = 0; i < half; i++) x[i] += x[i + half];
     return x[0];
+}
+
+INLINE int32_t sum_ints(Ints v) {
+    int32_t x[LANES];
+    memcpy(x, &v, sizeof x);
+    UNROLL for (int half = LANES / 2; half; half /= 2) UNROLL for (int i = 0; i < half; i++) x[i] += x[i + half];
+    return x[0];
+}
+
+// The largest lane, by its bits: of numbers that are not negative, or NaN.
+INLINE float largest_lane(Floats v) {
+    int32_t x[LANES];
+    memcpy(x, &v, sizeof x);
+    UNROLL for (int half = LANES / 2; half; half /= 2)
+        UNROLL for (int i = 0; i < half; i++) x[i] = MAX(x[i], x[i + half]);
+    float largest;
+    memcpy(&largest, x, sizeof largest);
+    return largest;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -168,12 +201,20 @@ static void wait_for_all(Barrier *barrier) {
     }
 }
 
+// A block of a vector as whole numbers: x = unit * (65536 digits[0] + 256 digits[1] + digits[2]), to 24 bits.
+typedef struct {
+    int8_t digits[3][BLOCK];
+    float unit, sum;       // the latter of x
+    int32_t upper, lowest;  // 128 times the sums of 256 digits[0] + digits[1], and of digits[2]
+} Digits;
+
 // The vectors that matrices are multiplied with, laid out for that: by blocks of 32 numbers, the same blocks of all
 // vectors together.
 typedef struct {
-    float *plain;   // (n_columns / 32, n, 32)
-    float *scaled;  // the same with NIBBLE_SCALE
-    float *sums;    // (n_columns / 32, n) of each block
+    float *plain;    // (n_columns / 32, n, 32)
+    float *scaled;   // the same with NIBBLE_SCALE; or, where there are DIGITS:
+    Digits *digits;  // (n_columns / 32, n)
+    float *sums;     // (n_columns / 32, n) of each block
 } Input;
 
 typedef struct {
@@ -215,14 +256,44 @@ INLINE void share(const Engine *engine, int thread, int count, int *first, int *
 // ---------------------------------------------------------------------------------------------------------------
 // Products of a matrix and N vectors
 
-// What lets nibble i be converted where it stands in its word, as 16^i times its value; the last is shifted down, for
-// its sign's sake.
-#define EIGHT 1, 0x1p-4f, 0x1p-8f, 0x1p-12f, 0x1p-16f, 0x1p-20f, 0x1p-24f, 1
+// What lets a nibble be converted where it stands in its word, as 16^place times its value; the last is shifted down,
+// for its sign's sake. The places of eight columns are 0, 2, 4, 6, 1, 3, 5, 7.
+#define EIGHT 1, 0x1p-8f, 0x1p-16f, 0x1p-24f, 0x1p-4f, 0x1p-12f, 0x1p-20f, 1
 #if LANES == 16
 static const Floats NIBBLE_SCALE = {EIGHT, EIGHT};
 #else
 static const Floats NIBBLE_SCALE = {EIGHT};
 #endif
+
+#define LARGEST_DIGITS 0x7f0000  // leaves room for rounding
+
+// Finds the digits of a block. One whose numbers are all below 2^-100 counts as zero; one with a number that is not
+// finite has a unit that is not.
+INLINE void find_digits(const float *block, float sum, Digits *found) {
+    Ints bits = {0}, upper = {0}, lowest = {0};
+    UNROLL for (int c = 0; c < BLOCK; c += LANES) {
+        Ints size = *(const AnyInts *)(block + c) & 0x7fffffff;
+        Ints more = size > bits;
+        bits = (size & more) | (bits & ~more);
+    }
+    float largest = largest_lane((Floats)bits);  // NaN counts as the largest
+    int works = largest >= 0x1p-100f && largest < INFINITY;
+    float factor = works ? LARGEST_DIGITS / largest : 0;
+    UNROLL for (int c = 0; c < BLOCK; c += LANES) {
+        Floats x = *(const AnyFloats *)(block + c);
+        Floats half = (Floats)(((Ints)x & INT32_MIN) | (Ints)broadcast(0.5f));
+        Ints number = works ? __builtin_convertvector(x * factor + half, Ints) : (Ints){0};
+        Ints last = number << 24 >> 24, rest = (number - last) >> 8, middle = rest << 24 >> 24;
+        Ints first = (rest - middle) >> 8;
+        *(AnyBytes *)(found->digits[0] + c) = __builtin_convertvector(first, Bytes);
+        *(AnyBytes *)(found->digits[1] + c) = __builtin_convertvector(middle, Bytes);
+        *(AnyBytes *)(found->digits[2] + c) = __builtin_convertvector(last, Bytes);
+        upper += rest, lowest += last;
+    }
+    found->unit = works ? largest / LARGEST_DIGITS : largest * 0;
+    found->sum = sum;
+    found->upper = 128 * sum_ints(upper), found->lowest = 128 * sum_ints(lowest);
+}
 
 // Lays out block b of vector t of n.
 INLINE void prepare_block(const float *block, int t, int n, int b, const Input *input) {
@@ -231,10 +302,11 @@ INLINE void prepare_block(const float *block, int t, int n, int b, const Input *
     UNROLL for (int c = 0; c < BLOCK; c += LANES) {
         Floats part = *(const AnyFloats *)(block + c);
         *(AnyFloats *)(input->plain + at * BLOCK + c) = part;
-        *(AnyFloats *)(input->scaled + at * BLOCK + c) = part * NIBBLE_SCALE;
+        if (!DIGITS) *(AnyFloats *)(input->scaled + at * BLOCK + c) = part * NIBBLE_SCALE;
         sum += part;
     }
     input->sums[at] = sum_lanes(sum);
+    if (DIGITS) find_digits(block, input->sums[at], input->digits + at);
 }
 
 // Lays out vector t of n, of so many columns.
@@ -271,7 +343,7 @@ INLINE Floats widen(int kind, const uint8_t *block, int v, int j, int i) {
     const AnyWords *words = (const AnyWords *)block + v;
     if (kind == Q4) {
         Words nibble = words[j * VECTORS];
-        nibble = i < 7 ? (Words)(nibble & (15u << 4 * i)) : (Words)(nibble >> 28);
+        nibble = i < 7 ? (Words)(nibble & (15u << 4 * (i < 4 ? 2 * i : 2 * i - 7))) : (Words)(nibble >> 28);
         return __builtin_convertvector((Ints)nibble, Floats);
     }
     if (kind == Q8) {
@@ -384,6 +456,49 @@ static void multiply_panel(int n, const Widened *w, int n_blocks, const float *x
     }
 }
 
+// A word's four bytes, unsigned, times four digits, added to a sum.
+INLINE Ints add_products(Ints sum, Words bytes, const int8_t *digits) {
+#if DIGITS
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(bytes), "m"(*(const AnyInt *)digits));
+#else
+    (void)bytes, (void)digits;  // nobody calls it
+#endif
+    return sum;
+}
+
+// The bytes of a block, its v-th vector of rows, as `digits` go with them; those of 8 bits are 128 too large.
+INLINE void take_bytes(int kind, const uint8_t *block, int v, Words bytes[BLOCK / 4]) {
+    const AnyWords *words = (const AnyWords *)block + v;
+    UNROLL for (int j = 0; j < BLOCK / 8; j++) {
+        bytes[2 * j] = kind == Q4 ? words[j * VECTORS] & 0x0f0f0f0f : words[2 * j * VECTORS] ^ 0x80808080;
+        bytes[2 * j + 1] = kind == Q4 ? words[j * VECTORS] >> 4 & 0x0f0f0f0f : words[(2 * j + 1) * VECTORS] ^ 0x80808080;
+    }
+}
+
+// A group of rows with n vectors, in whole numbers: 64 products in an instruction, three times for the digits, where
+// fp32 has 16. The sum over a block is exact, so that only its 24 bits are rounded.
+INLINE void multiply_digits(int kind, int n, const uint8_t *block, int n_blocks, const Digits *x, Column *totals) {
+    memset(totals, 0, n * sizeof *totals);
+    for (int b = 0; b < n_blocks; b++, block += block_bytes(kind), x += n) {
+        if (n > 2) fetch(block + 4 * block_bytes(kind), block_bytes(kind));  // fewer leave the memory no time
+        UNROLL for (int v = 0; v < VECTORS; v++) {
+            Words bytes[BLOCK / 4];
+            take_bytes(kind, block, v, bytes);
+            Scales scales = scales_of(kind, block, v);
+            for (int t = 0; t < n; t++) {
+                Ints upper = {0}, lowest = {0};
+                UNROLL for (int j = 0; j < 8; j++) upper = add_products(upper, bytes[j], x[t].digits[0] + 4 * j);
+                UNROLL for (int j = 0; j < 8; j++) lowest = add_products(lowest, bytes[j], x[t].digits[2] + 4 * j);
+                upper <<= 8;
+                UNROLL for (int j = 0; j < 8; j++) upper = add_products(upper, bytes[j], x[t].digits[1] + 4 * j);
+                if (kind == Q8) upper -= x[t].upper, lowest -= x[t].lowest;
+                Floats sum = __builtin_convertvector(upper, Floats) * 256.0f + __builtin_convertvector(lowest, Floats);
+                totals[t][v] = add_block(totals[t][v], scales, sum * x[t].unit, x[t].sum);
+            }
+        }
+    }
+}
+
 // A group of rows with many vectors: each panel is widened once for all of them.
 INLINE void multiply_many(int kind, int n, const uint8_t *data, int n_blocks, const float *x, const float *sums_of_x,
                           Column *totals) {
@@ -418,7 +533,10 @@ INLINE void multiply_kind(int kind, const Matrix *w, int first, int end, const I
     for (int group = first; group < end; group++) {
         const uint8_t *data = w->data + block_bytes(kind) * n_blocks * group;
         float *rows = out.data + group * out.group;
-        if (n <= MANY) {
+        if (DIGITS && (kind == Q4 || kind == Q8)) {
+            multiply_digits(kind, n, data, n_blocks, input->digits, totals);
+            for (int t = 0; t < n; t++) memcpy(rows + t * out.vector, totals[t], sizeof(Column));
+        } else if (n <= MANY) {
             for (int t = 0; t < n; t += FEW)
                 multiply_up_to_eight(kind, MIN(FEW, n - t), n, data, n_blocks, x + t * BLOCK, sums + t,
                                      rows + t * out.vector, out.vector);
@@ -523,7 +641,7 @@ static size_t head_bytes(const Model *model, int is_short) {
 
 INLINE Head head_at(const Engine *engine, int is_short, int layer, int block, int head) {
     const Model *model = engine->model;
-    size_t item = is_short ? 2 : 4, at = ((size_t)layer * engine->cache->n_blocks + block) * model->n_kv_head + head;
+    size_t item = is_short ? 2 : 4, at = ((size_t)block * model->n_layer + layer) * model->n_kv_head + head;
     uint8_t *keys = engine->cache->data + at * head_bytes(model, is_short);
     uint8_t *values = keys + item * POSITIONS * model->head_dim;
     float *scales = (float *)(values + item * POSITIONS * width_of(model));
@@ -579,6 +697,7 @@ static void append(Engine *engine, int layer, int t, int head_index) {
 // each gives the largest score, the sum of e^(score - largest), and the values weighted so; `combine` joins them.
 
 #define PART 256    // positions
+#define AHEAD 4     // blocks that are fetched before they are read
 #define AT_ONCE 6   // queries whose sums fit into the registers
 #define QUERIES 12  // that look at a block together: tokens that follow each other, heads that share keys
 #if LANES == 16
@@ -698,26 +817,28 @@ INLINE void attend(const Engine *engine, int is_short, int layer, int head_index
     int D = engine->model->head_dim, width = width_of(engine->model), n = queries->n;
     int first_block = queries->first / POSITIONS, end_block = (queries->end + POSITIONS - 1) / POSITIONS;
     float scale = 1 / sqrtf(D), *out[QUERIES];
-    size_t item = is_short ? 2 : 4;
+    size_t key_bytes = (is_short ? 2 : 4) * POSITIONS * D, value_bytes = (is_short ? 2 : 4) * POSITIONS * width;
+#define HEAD(b) head_at(engine, is_short, layer, block_table[b], head_index)
     for (int b = first_block; b < end_block; b++) {
-        Head head = head_at(engine, is_short, layer, block_table[b], head_index);
-        Head next = head_at(engine, is_short, layer, block_table[MIN(b + 1, end_block - 1)], head_index);
-        fetch(next.keys, item * D * POSITIONS);
+        Head head = HEAD(b);
+        int ahead = b + AHEAD;
+        if (ahead < end_block)
+            fetch_early(HEAD(ahead).keys, key_bytes);
+        else
+            fetch_early(HEAD(MIN(first_block + ahead - end_block, end_block - 1)).values, value_bytes);
 #define SCORE(m) score_block(is_short, m, head, D, queries->q + i, scale, scores + b * POSITIONS - base + i * PART)
         FOR_QUERIES(n, i, SCORE)
     }
-    fetch(head_at(engine, is_short, layer, block_table[first_block], head_index).values, item * width * POSITIONS);
     for (int i = 0; i < n; i++) {
         weigh(queries, i, scores + i * PART, base);
         out[i] = queries->part[i] + 2;
         memset(out[i], 0, width * sizeof(float));
     }
     for (int b = first_block; b < end_block; b++) {
-        Head head = head_at(engine, is_short, layer, block_table[b], head_index);
-        Head next = head_at(engine, is_short, layer, block_table[MIN(b + 1, end_block - 1)], head_index);
+        Head head = HEAD(b);
         int p = b * POSITIONS, first = MAX(queries->first - p, 0), end = MIN(queries->end - p, POSITIONS);
         float *weights = scores + p - base;
-        fetch(next.values, item * width * POSITIONS);
+        if (b + AHEAD < end_block) fetch_early(HEAD(b + AHEAD).values, value_bytes);
         if (is_short)
             for (int i = 0; i < n; i++)
                 for (int j = 0; j < POSITIONS; j += LANES)
@@ -998,15 +1119,6 @@ static void wake(Engine *engine) {
     pthread_mutex_unlock(&engine->mutex);
 }
 
-static void free_room(Engine *engine) {
-    void *room[] = {engine->position,     engine->chunk_of,    engine->x,            engine->y,
-                    engine->q,            engine->k,           engine->v,            engine->gate,
-                    engine->up,           engine->rotation,    engine->input.plain,  engine->input.scaled,
-                    engine->input.sums,   engine->hidden.plain, engine->hidden.scaled, engine->hidden.sums,
-                    engine->totals,       engine->parts};
-    for (size_t i = 0; i < sizeof room / sizeof *room; i++) free(room[i]);
-}
-
 // Memory for n floats, or as many ints; without it, `works` becomes 0.
 static void *room_for(size_t n, int *works) {
     void *room = allocate(n * sizeof(float));
@@ -1015,7 +1127,23 @@ static void *room_for(size_t n, int *works) {
 }
 
 static Input room_for_input(size_t n, size_t width, int *works) {
-    return (Input){room_for(n * width, works), room_for(n * width, works), room_for(n * width / BLOCK, works)};
+    Input input = {.plain = room_for(n * width, works), .sums = room_for(n * width / BLOCK, works)};
+    if (DIGITS)
+        input.digits = room_for(n * width / BLOCK * sizeof(Digits) / sizeof(float), works);
+    else
+        input.scaled = room_for(n * width, works);
+    return input;
+}
+
+static void free_input(const Input *input) {
+    free(input->plain), free(input->scaled), free(input->digits), free(input->sums);
+}
+
+static void free_room(Engine *engine) {
+    void *room[] = {engine->position, engine->chunk_of, engine->x,    engine->y,        engine->q,      engine->k,
+                    engine->v,        engine->gate,     engine->up,   engine->rotation, engine->totals, engine->parts};
+    for (size_t i = 0; i < sizeof room / sizeof *room; i++) free(room[i]);
+    free_input(&engine->input), free_input(&engine->hidden);
 }
 
 // Makes room for n tokens and so many parts of their contexts; false without the memory.
@@ -1058,11 +1186,8 @@ size_t parley_cache_bytes(const Model *model, int n_blocks, int is_short) {
 }
 
 void parley_copy_block(const Engine *engine, int source, int target) {
-    int is_short = engine->cache->is_short;
-    size_t bytes = engine->model->n_kv_head * head_bytes(engine->model, is_short);
-    for (int layer = 0; layer < engine->model->n_layer; layer++)
-        memcpy(head_at(engine, is_short, layer, target, 0).keys,
-               head_at(engine, is_short, layer, source, 0).keys, bytes);
+    size_t bytes = parley_cache_bytes(engine->model, 1, engine->cache->is_short);
+    memcpy(engine->cache->data + target * bytes, engine->cache->data + source * bytes, bytes);
 }
 
 static int start_thread(Engine *engine, int thread) {

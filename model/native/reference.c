@@ -51,7 +51,7 @@ static Plain plain_block(const Matrix *w, int row, int b) {
     }
     if (w->kind == Q8) plain.scale = plain_from_half(halves[512 + r]);
     for (int c = 0; c < 32; c++) switch (w->kind) {
-            case Q4: plain.numbers[c] = words[c / 8 * 32 + r] >> c % 8 * 4 & 15; break;
+            case Q4: plain.numbers[c] = words[c / 8 * 32 + r] >> (c % 4 * 8 + c / 4 % 2 * 4) & 15; break;
             case Q8: plain.numbers[c] = (int8_t)(words[c / 4 * 32 + r] >> c % 4 * 8); break;
             case F16: plain.numbers[c] = plain_from_half(halves[c * 32 + r]); break;
             case BF16: plain.numbers[c] = plain_from_bits((uint32_t)halves[c * 32 + r] << 16); break;
@@ -69,17 +69,40 @@ static float plain_sum(const float *x) {
     return sums[0];
 }
 
-// out (n, n_rows) = w · x for vectors x (n, n_columns). Of each block of 32 columns the numbers times x are summed
-// from zero, in order; then the blocks, scaled, in order.
+// The 32 numbers of a row's block times those of a vector's, summed from zero, in order.
+static float plain_product(const float *numbers, const float *x) {
+    float sum = 0;
+    for (int c = 0; c < 32; c++) sum = plain_fma(numbers[c], x[c], sum);
+    return sum;
+}
+
+// Likewise for whole numbers, where the processor multiplies bytes: x becomes whole numbers of 24 bits, in units of
+// largest / 0x7f0000, and their upper 16 and lowest 8 bits, signed, are summed apart, exactly.
+static float plain_whole_product(const float *numbers, const float *x) {
+    float largest = 0;
+    int32_t upper = 0, lowest = 0;
+    for (int c = 0; c < 32; c++) largest = isnan(x[c]) || isnan(largest) ? NAN : MAX(largest, fabsf(x[c]));
+    if (!isfinite(largest) || largest < 0x1p-100f) return largest * 0;
+    for (int c = 0; c < 32; c++) {
+        int32_t whole = (int32_t)plain_fma(x[c], 0x7f0000 / largest, copysignf(0.5f, x[c])), last = (int8_t)whole;
+        upper += (int32_t)numbers[c] * ((whole - last) / 256);
+        lowest += (int32_t)numbers[c] * last;
+    }
+    return ((float)upper * 256 + (float)lowest) * (largest / 0x7f0000);
+}
+
+// out (n, n_rows) = w · x for vectors x (n, n_columns): of each block of 32 columns the product; then the blocks,
+// scaled, in order.
 void plain_multiply(const Matrix *w, const float *x, int n, float *out) {
     memset(out, 0, (size_t)n * w->n_rows * sizeof(float));
     for (int row = 0; row < w->n_rows; row++)
         for (int b = 0; b * 32 < w->n_columns; b++) {
             Plain plain = plain_block(w, row, b);
             for (int t = 0; t < n; t++) {
-                float part[32] = {0}, sum = 0, *total = out + (size_t)t * w->n_rows + row;
+                int is_whole = DIGITS && (w->kind == Q4 || w->kind == Q8);
+                float part[32] = {0}, *total = out + (size_t)t * w->n_rows + row;
                 memcpy(part, x + (size_t)t * w->n_columns + b * 32, MIN(32, w->n_columns - b * 32) * sizeof(float));
-                for (int c = 0; c < 32; c++) sum = plain_fma(plain.numbers[c], part[c], sum);
+                float sum = is_whole ? plain_whole_product(plain.numbers, part) : plain_product(plain.numbers, part);
                 *total = plain_fma(plain.scale, sum, *total);
                 *total = plain_fma(plain.minimum, plain_sum(part), *total);
             }
@@ -88,12 +111,12 @@ void plain_multiply(const Matrix *w, const float *x, int n, float *out) {
 
 // Likewise, but out (n, n_rows padded to whole groups); groups of rows [first, end) alone are written.
 void fast_multiply(const Matrix *w, int first, int end, const float *x, int n, float *out) {
-    size_t n_x = (size_t)n * pad(w->n_columns), n_totals = (size_t)n * ROWS;
-    Input input = {allocate(n_x * sizeof(float)), allocate(n_x * sizeof(float)), allocate(n_x * sizeof(float))};
-    Column *totals = allocate(n_totals * sizeof(float));
+    int works = 1;
+    Input input = room_for_input(n, pad(w->n_columns), &works);
+    Column *totals = room_for((size_t)n * ROWS, &works);
     for (int t = 0; t < n; t++) prepare(x + (size_t)t * w->n_columns, t, n, w->n_columns, &input);
     multiply(w, first, end, &input, n, by_vectors(out, pad(w->n_rows)), totals);
-    free(input.plain), free(input.scaled), free(input.sums), free(totals);
+    free_input(&input), free(totals);
 }
 
 // Adds a row of an embedding to x (n_columns,).

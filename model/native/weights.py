@@ -44,7 +44,7 @@ class Matrix:
 
 # Blocks of 32 columns and 32 rows; the last index is always the row
 _PACKED = {
-    # column 8j + i: bits 4i to 4i + 3 of n[j]; d in the lower half of the scales, m in the upper
+    # column 8j + i: the lower half of byte i of n[j]; column 8j + 4 + i: its upper half; so are d and m in the scales
     Kind.Q4: np.dtype([("n", "<u4", (4, ROWS)), ("scales", "<u4", (ROWS,))]),
     # column 4j + i: byte i of q[j]
     Kind.Q8: np.dtype([("q", "<u4", (8, ROWS)), ("scales", "<f2", (ROWS,))]),
@@ -122,9 +122,9 @@ def _read_blocks(
 
 def _q4(encoding: str, rows: np.ndarray) -> Mapping[str, np.ndarray]:
     blocks = rows.view(_STORED[encoding])
-    two = blocks["n"].view("<u2")  # columns 2k, 16 + 2k, 2k + 1, 17 + 2k, from the lowest bits on
-    low, high = two & 0xF | two >> 4 & 0xF0, two >> 4 & 0xF | two >> 8 & 0xF0
-    n = np.concatenate([low, high], -1, dtype=np.uint8, casting="unsafe").view("<u4")
+    eight = blocks["n"].view("<u4").reshape(*blocks.shape, 2, 2)  # bytes 8j to 8j + 7, in two words
+    low, high = eight & 0x0F0F0F0F, eight >> 4 & 0x0F0F0F0F
+    n = np.concatenate([words[..., 0] | words[..., 1] << 4 for words in (low, high)], -1)
     d = blocks["d"]
     m = blocks["m"] if encoding == "Q4_1" else -8 * d  # Q4_0 is d·(n - 8)
     return {"n": n, "scales": np.stack([d, m], -1).view("<u4")[..., 0]}
