@@ -655,13 +655,12 @@ typedef struct {
 } Rounding;
 
 static Rounding rounding_of(const float *x, int n) {
-    float largest = 0, wrong = 0;
-    for (int i = 0; i < n; i++) {
-        largest = MAX(largest, fabsf(x[i]));
-        wrong += x[i] * 0;
-    }
-    int works = largest >= 0x1p-100f && wrong == 0;  // smaller ones are nothing, and their factor would be infinite
-    return (Rounding){works ? 32767 / largest : 0, largest / 32767 + wrong};
+    int32_t bits = 0;
+    for (int i = 0; i < n; i++) bits = MAX(bits, ((const AnyInt *)x)[i] & 0x7fffffff);  // NaN counts as the largest
+    float largest;
+    memcpy(&largest, &bits, sizeof largest);
+    int works = largest >= 0x1p-100f && largest < INFINITY;  // smaller ones are nothing
+    return (Rounding){works ? 32767 / largest : 0, works ? largest / 32767 : largest * 0};
 }
 
 static int16_t shorten(float x, Rounding rounding) {
