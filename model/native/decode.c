@@ -1,10 +1,10 @@
 // One step of a GPT on the CPU: the tokens of all running sequences through all layers, in one call.
 //
-// Weights stay as they are in the file, activations are fp32, or have as many bits. A matrix is stored by groups of 32
-// rows, which are lanes of vectors, so that a product never sums across lanes; see model/native/weights.py for the
-// layouts. Every number is
-// computed by the same operations in the same order whatever else is in the step: a sequence gets the same bits alone,
-// in a batch, in chunks, or as a draft. model/native/reference.c defines plainly what is computed here.
+// Weights stay as they are in the file, activations are fp32, or as exact where they meet weights of 4 and 8 bits. A
+// matrix is stored by groups of 32 rows, which are lanes of vectors, so that a product never sums across lanes; see
+// model/native/weights.py for the layouts. Every number is computed by the same operations in the same order whatever
+// else is in the step: a sequence gets the same bits alone, in a batch, in chunks, or as a draft.
+// model/native/reference.c defines plainly what is computed here.
 //
 // In comments: N tokens of all sequences, D = head_dim.
 
@@ -46,7 +46,6 @@ typedef int16_t SignedHalves __attribute__((vector_size(2 * LANES)));
 // Loads and stores at any address.
 typedef Floats AnyFloats __attribute__((aligned(4), may_alias));
 typedef Words AnyWords __attribute__((aligned(4), may_alias));
-typedef Ints AnyInts __attribute__((aligned(4), may_alias));
 typedef int32_t AnyInt __attribute__((may_alias));
 typedef Bytes AnyBytes __attribute__((aligned(1), may_alias));
 typedef Halves AnyHalves __attribute__((aligned(2), may_alias));
@@ -160,15 +159,20 @@ INLINE int32_t sum_ints(Ints v) {
     return x[0];
 }
 
-// The largest lane, by its bits: of numbers that are not negative, or NaN.
-INLINE float largest_lane(Floats v) {
-    int32_t x[LANES];
-    memcpy(x, &v, sizeof x);
-    UNROLL for (int half = LANES / 2; half; half /= 2)
-        UNROLL for (int i = 0; i < half; i++) x[i] = MAX(x[i], x[i + half]);
+// How to round numbers to whole ones of the largest: times `factor` and, to get them back, times `scale`, which is not
+// finite if they are not.
+typedef struct {
+    float factor, scale;
+} Rounding;
+
+// Of n numbers, the largest of which becomes `whole`.
+INLINE Rounding rounding_of(const float *x, int n, float whole) {
+    int32_t bits = 0;
+    for (int i = 0; i < n; i++) bits = MAX(bits, ((const AnyInt *)x)[i] & 0x7fffffff);  // NaN counts as the largest
     float largest;
-    memcpy(&largest, x, sizeof largest);
-    return largest;
+    memcpy(&largest, &bits, sizeof largest);
+    int works = largest >= 0x1p-100f && largest < INFINITY;  // smaller ones are nothing: their factor would be infinite
+    return (Rounding){works ? whole / largest : 0, works ? largest / whole : largest * 0};
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -204,7 +208,7 @@ static void wait_for_all(Barrier *barrier) {
 // A block of a vector as whole numbers: x = unit * (65536 digits[0] + 256 digits[1] + digits[2]), to 24 bits.
 typedef struct {
     int8_t digits[3][BLOCK];
-    float unit, sum;       // the latter of x
+    float unit;
     int32_t upper, lowest;  // 128 times the sums of 256 digits[0] + digits[1], and of digits[2]
 } Digits;
 
@@ -267,31 +271,21 @@ static const Floats NIBBLE_SCALE = {EIGHT};
 
 #define LARGEST_DIGITS 0x7f0000  // leaves room for rounding
 
-// Finds the digits of a block. One whose numbers are all below 2^-100 counts as zero; one with a number that is not
-// finite has a unit that is not.
-INLINE void find_digits(const float *block, float sum, Digits *found) {
-    Ints bits = {0}, upper = {0}, lowest = {0};
+// Finds the digits of a block, for vectors that meet weights of 4 and 8 bits.
+static void find_digits(const float *block, Digits *found) {
+    Rounding rounding = rounding_of(block, BLOCK, LARGEST_DIGITS);
+    Ints upper = {0}, lowest = {0};
     UNROLL for (int c = 0; c < BLOCK; c += LANES) {
-        Ints size = *(const AnyInts *)(block + c) & 0x7fffffff;
-        Ints more = size > bits;
-        bits = (size & more) | (bits & ~more);
-    }
-    float largest = largest_lane((Floats)bits);  // NaN counts as the largest
-    int works = largest >= 0x1p-100f && largest < INFINITY;
-    float factor = works ? LARGEST_DIGITS / largest : 0;
-    UNROLL for (int c = 0; c < BLOCK; c += LANES) {
-        Floats x = *(const AnyFloats *)(block + c);
-        Floats half = (Floats)(((Ints)x & INT32_MIN) | (Ints)broadcast(0.5f));
-        Ints number = works ? __builtin_convertvector(x * factor + half, Ints) : (Ints){0};
-        Ints last = number << 24 >> 24, rest = (number - last) >> 8, middle = rest << 24 >> 24;
-        Ints first = (rest - middle) >> 8;
-        *(AnyBytes *)(found->digits[0] + c) = __builtin_convertvector(first, Bytes);
+        Floats x = *(const AnyFloats *)(block + c), half = (Floats)(((Ints)x & INT32_MIN) | (Ints)broadcast(0.5f));
+        Ints whole = {0};
+        if (rounding.factor) whole = __builtin_convertvector(x * rounding.factor + half, Ints);
+        Ints last = whole << 24 >> 24, rest = (whole - last) >> 8, middle = rest << 24 >> 24;
+        *(AnyBytes *)(found->digits[0] + c) = __builtin_convertvector((rest - middle) >> 8, Bytes);
         *(AnyBytes *)(found->digits[1] + c) = __builtin_convertvector(middle, Bytes);
         *(AnyBytes *)(found->digits[2] + c) = __builtin_convertvector(last, Bytes);
         upper += rest, lowest += last;
     }
-    found->unit = works ? largest / LARGEST_DIGITS : largest * 0;
-    found->sum = sum;
+    found->unit = rounding.scale;
     found->upper = 128 * sum_ints(upper), found->lowest = 128 * sum_ints(lowest);
 }
 
@@ -306,7 +300,7 @@ INLINE void prepare_block(const float *block, int t, int n, int b, const Input *
         sum += part;
     }
     input->sums[at] = sum_lanes(sum);
-    if (DIGITS) find_digits(block, input->sums[at], input->digits + at);
+    if (DIGITS) find_digits(block, input->digits + at);
 }
 
 // Lays out vector t of n, of so many columns.
@@ -470,16 +464,18 @@ INLINE Ints add_products(Ints sum, Words bytes, const int8_t *digits) {
 INLINE void take_bytes(int kind, const uint8_t *block, int v, Words bytes[BLOCK / 4]) {
     const AnyWords *words = (const AnyWords *)block + v;
     UNROLL for (int j = 0; j < BLOCK / 8; j++) {
-        bytes[2 * j] = kind == Q4 ? words[j * VECTORS] & 0x0f0f0f0f : words[2 * j * VECTORS] ^ 0x80808080;
-        bytes[2 * j + 1] = kind == Q4 ? words[j * VECTORS] >> 4 & 0x0f0f0f0f : words[(2 * j + 1) * VECTORS] ^ 0x80808080;
+        Words first = words[(kind == Q4 ? j : 2 * j) * VECTORS], second = words[(kind == Q4 ? j : 2 * j + 1) * VECTORS];
+        bytes[2 * j] = kind == Q4 ? first & 0x0f0f0f0f : first ^ 0x80808080;
+        bytes[2 * j + 1] = kind == Q4 ? second >> 4 & 0x0f0f0f0f : second ^ 0x80808080;
     }
 }
 
 // A group of rows with n vectors, in whole numbers: 64 products in an instruction, three times for the digits, where
 // fp32 has 16. The sum over a block is exact, so that only its 24 bits are rounded.
-INLINE void multiply_digits(int kind, int n, const uint8_t *block, int n_blocks, const Digits *x, Column *totals) {
+INLINE void multiply_digits(int kind, int n, const uint8_t *block, int n_blocks, const Digits *x,
+                            const float *sums_of_x, Column *totals) {
     memset(totals, 0, n * sizeof *totals);
-    for (int b = 0; b < n_blocks; b++, block += block_bytes(kind), x += n) {
+    for (int b = 0; b < n_blocks; b++, block += block_bytes(kind), x += n, sums_of_x += n) {
         if (n > 2) fetch(block + 4 * block_bytes(kind), block_bytes(kind));  // fewer leave the memory no time
         UNROLL for (int v = 0; v < VECTORS; v++) {
             Words bytes[BLOCK / 4];
@@ -493,7 +489,7 @@ INLINE void multiply_digits(int kind, int n, const uint8_t *block, int n_blocks,
                 UNROLL for (int j = 0; j < 8; j++) upper = add_products(upper, bytes[j], x[t].digits[1] + 4 * j);
                 if (kind == Q8) upper -= x[t].upper, lowest -= x[t].lowest;
                 Floats sum = __builtin_convertvector(upper, Floats) * 256.0f + __builtin_convertvector(lowest, Floats);
-                totals[t][v] = add_block(totals[t][v], scales, sum * x[t].unit, x[t].sum);
+                totals[t][v] = add_block(totals[t][v], scales, sum * x[t].unit, sums_of_x[t]);
             }
         }
     }
@@ -534,7 +530,7 @@ INLINE void multiply_kind(int kind, const Matrix *w, int first, int end, const I
         const uint8_t *data = w->data + block_bytes(kind) * n_blocks * group;
         float *rows = out.data + group * out.group;
         if (DIGITS && (kind == Q4 || kind == Q8)) {
-            multiply_digits(kind, n, data, n_blocks, input->digits, totals);
+            multiply_digits(kind, n, data, n_blocks, input->digits, sums, totals);
             for (int t = 0; t < n; t++) memcpy(rows + t * out.vector, totals[t], sizeof(Column));
         } else if (n <= MANY) {
             for (int t = 0; t < n; t += FEW)
@@ -648,21 +644,6 @@ INLINE Head head_at(const Engine *engine, int is_short, int layer, int block, in
     return (Head){keys, values, scales, scales + POSITIONS};
 }
 
-// How to round n numbers to 16 bits of the largest: times `factor` and, to get them back, times `scale`, which is not
-// finite if they are not.
-typedef struct {
-    float factor, scale;
-} Rounding;
-
-static Rounding rounding_of(const float *x, int n) {
-    int32_t bits = 0;
-    for (int i = 0; i < n; i++) bits = MAX(bits, ((const AnyInt *)x)[i] & 0x7fffffff);  // NaN counts as the largest
-    float largest;
-    memcpy(&largest, &bits, sizeof largest);
-    int works = largest >= 0x1p-100f && largest < INFINITY;  // smaller ones are nothing
-    return (Rounding){works ? 32767 / largest : 0, works ? largest / 32767 : largest * 0};
-}
-
 static int16_t shorten(float x, Rounding rounding) {
     return rounding.factor ? (int16_t)lrintf(x * rounding.factor) : 0;
 }
@@ -677,7 +658,7 @@ static void append(Engine *engine, int layer, int t, int head_index) {
     Head head = head_at(engine, is_short, layer, block, head_index);
     if (is_short) {
         const float *k = engine->k + row, *v = engine->v + row;
-        Rounding key = rounding_of(k, D), value = rounding_of(v, D);
+        Rounding key = rounding_of(k, D, 32767), value = rounding_of(v, D, 32767);
         head.key_scales[slot] = key.scale, head.value_scales[slot] = value.scale;
         for (int d = 0; d < D; d++)
             ((int16_t *)head.keys)[2 * (d / 2 * POSITIONS + slot) + d % 2] = shorten(k[d], key);
