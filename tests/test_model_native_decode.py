@@ -128,13 +128,15 @@ def test_products_with_numbers_of_any_size_are_those_defined(
 
 
 @pytest.mark.parametrize("kind", [Kind.Q4, Kind.Q8])
-def test_products_are_as_exact_as_those_of_numpy_in_fp32(arithmetic: ctypes.CDLL, kind: Kind) -> None:
+def test_products_are_more_exact_than_sums_in_fp32_one_after_another(arithmetic: ctypes.CDLL, kind: Kind) -> None:
     matrix, x = PackedMatrix(kind, 64, 2048), normal(64, 2048, seed=1)
     weights = np.zeros((64, 2048), np.float32)
     for row in range(64):
         arithmetic.plain_add_row(ctypes.byref(matrix.structure), row, address(weights[row]))
     exact = x.astype(np.float64) @ weights.T.astype(np.float64)
-    assert np.std(matrix.multiply_fast(arithmetic, x) - exact) <= np.std(x @ weights.T - exact)
+    in_order = np.cumsum(x[:, None] * weights, axis=-1)[..., -1]  # not what BLAS does, which differs by processor
+    assert in_order.dtype == np.float32
+    assert np.std(matrix.multiply_fast(arithmetic, x) - exact) < np.std(in_order - exact)
 
 
 @pytest.mark.parametrize("kind", FLOATS)

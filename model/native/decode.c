@@ -119,19 +119,16 @@ INLINE Floats rounded(Floats x) {
 // made up by a product.
 INLINE Floats from_half(Ints word) { return rounded((Floats)(word >> 3 & (int32_t)0x8fffe000) * 0x1p112f); }
 
+// Asks for data that is read soon.
 INLINE void fetch(const uint8_t *data, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + i);
 }
 
-// Likewise, only to the second level: what is many steps away, and more than the first one's queue of misses holds.
-INLINE void fetch_early(const uint8_t *data, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + i, 0, 2);
-}
+// Likewise, only to the second level: for data that is many steps away.
+INLINE void fetch_early(const void *data) { __builtin_prefetch(data, 0, 2); }
 
-// e^x to about 1e-7, as Cephes' expf: 2^n by the exponent, the rest by a polynomial.
-INLINE Floats exponential(Floats x) {
-    x = choose(x < -87.0f, broadcast(-87.0f), x);
-    x = choose(x > 88.0f, broadcast(88.0f), x);
+// e^x to about 1e-7, as Cephes' expf: 2^n by the exponent, the rest by a polynomial. For x from -87 to 88.
+INLINE Floats exponential_within(Floats x) {
     Floats shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the integer lands in the low bits
     Floats n = shifted - 12582912.0f;
     Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -145,18 +142,34 @@ INLINE Floats exponential(Floats x) {
     return (Floats)((Ints)y + ((Ints)shifted << 23));
 }
 
+// For any x: of those beyond, e^-87 or e^88.
+INLINE Floats exponential(Floats x) {
+    x = choose(x < -87.0f, broadcast(-87.0f), x);
+    return exponential_within(choose(x > 88.0f, broadcast(88.0f), x));
+}
+
+// Each lane in the place of the one that is `half` further in its group of 2 `half`, or before.
+INLINE Floats swap_halves(Floats v, int half) {
+    Floats swapped;
+    UNROLL for (int i = 0; i < LANES; i++) swapped[i] = v[i ^ half];
+    return swapped;
+}
+
 INLINE float sum_lanes(Floats v) {
-    float x[LANES];
-    memcpy(x, &v, sizeof x);
-    UNROLL for (int half = LANES / 2; half; half /= 2) UNROLL for (int i = 0; i < half; i++) x[i] += x[i + half];
-    return x[0];
+    UNROLL for (int half = LANES / 2; half; half /= 2) v += swap_halves(v, half);
+    return v[0];
 }
 
 INLINE int32_t sum_ints(Ints v) {
-    int32_t x[LANES];
-    memcpy(x, &v, sizeof x);
-    UNROLL for (int half = LANES / 2; half; half /= 2) UNROLL for (int i = 0; i < half; i++) x[i] += x[i + half];
-    return x[0];
+    UNROLL for (int half = LANES / 2; half; half /= 2) v += (Ints)swap_halves((Floats)v, half);
+    return v[0];
+}
+
+INLINE Floats larger(Floats a, Floats b) { return choose(a > b, a, b); }
+
+INLINE float max_lanes(Floats v) {
+    UNROLL for (int half = LANES / 2; half; half /= 2) v = larger(v, swap_halves(v, half));
+    return v[0];
 }
 
 // How to round numbers to whole ones of the largest: times `factor` and, to get them back, times `scale`, which is not
@@ -373,14 +386,15 @@ INLINE Floats add_block(Floats total, Scales scales, Floats sum, float sum_of_x)
     return total + scales.minimum * sum_of_x;
 }
 
-#define FEW 8  // vectors whose sums stay in registers beside the numbers that are widened there
+#define AHEAD 8  // blocks of a matrix that are fetched before they are read
+#define FEW 8    // vectors whose sums stay in registers beside the numbers that are widened there
 
 // A group of rows with n vectors; x as the kind wants it, plain or scaled; a block of it has n_all vectors.
 INLINE void multiply_few(int kind, int n, int n_all, const uint8_t *block, int n_blocks, const float *x,
                          const float *sums_of_x, float *out, size_t stride) {
     Floats total[FEW][VECTORS] = {0};
     for (int b = 0; b < n_blocks; b++, block += block_bytes(kind), x += n_all * BLOCK, sums_of_x += n_all) {
-        if (n > 2) fetch(block + 4 * block_bytes(kind), block_bytes(kind));  // fewer leave the memory no time
+        fetch(block + AHEAD * block_bytes(kind), block_bytes(kind));
         Floats sum[FEW][VECTORS] = {0};
         for (int j = 0; j < BLOCK / 8; j++)
             UNROLL for (int i = 0; i < 8; i++) UNROLL for (int v = 0; v < VECTORS; v++) {
@@ -476,17 +490,16 @@ INLINE void multiply_digits(int kind, int n, const uint8_t *block, int n_blocks,
                             const float *sums_of_x, Column *totals) {
     memset(totals, 0, n * sizeof *totals);
     for (int b = 0; b < n_blocks; b++, block += block_bytes(kind), x += n, sums_of_x += n) {
-        if (n > 2) fetch(block + 4 * block_bytes(kind), block_bytes(kind));  // fewer leave the memory no time
+        fetch(block + AHEAD * block_bytes(kind), block_bytes(kind));
         UNROLL for (int v = 0; v < VECTORS; v++) {
             Words bytes[BLOCK / 4];
             take_bytes(kind, block, v, bytes);
             Scales scales = scales_of(kind, block, v);
             for (int t = 0; t < n; t++) {
-                Ints upper = {0}, lowest = {0};
-                UNROLL for (int j = 0; j < 8; j++) upper = add_products(upper, bytes[j], x[t].digits[0] + 4 * j);
-                UNROLL for (int j = 0; j < 8; j++) lowest = add_products(lowest, bytes[j], x[t].digits[2] + 4 * j);
-                upper <<= 8;
-                UNROLL for (int j = 0; j < 8; j++) upper = add_products(upper, bytes[j], x[t].digits[1] + 4 * j);
+                Ints part[3] = {0};  // sums that do not wait for each other
+                UNROLL for (int i = 0; i < 3; i++) UNROLL for (int j = 0; j < BLOCK / 4; j++)
+                    part[i] = add_products(part[i], bytes[j], x[t].digits[i] + 4 * j);
+                Ints upper = (part[0] << 8) + part[1], lowest = part[2];
                 if (kind == Q8) upper -= x[t].upper, lowest -= x[t].lowest;
                 Floats sum = __builtin_convertvector(upper, Floats) * 256.0f + __builtin_convertvector(lowest, Floats);
                 totals[t][v] = add_block(totals[t][v], scales, sum * x[t].unit, sums_of_x[t]);
@@ -620,9 +633,9 @@ static void activate(int activation, float *x, size_t n) {
 // ---------------------------------------------------------------------------------------------------------------
 // Keys and values
 
-// The keys and values of one head at the positions of one block: numbers, then their scales if they are 16-bit.
-// Keys (D, POSITIONS), values (POSITIONS, width), a scale for each key and for each value. Numbers of 16 bits stand in
-// pairs, as `load_keys` and `load_values` read them.
+// The keys and values of one head at the positions of one block: keys (D, POSITIONS), then values (POSITIONS, width),
+// both followed by a scale for each position if they are 16-bit. Numbers of 16 bits stand in pairs, as `load_keys` and
+// `load_values` read them.
 typedef struct {
     uint8_t *keys, *values;
     float *key_scales, *value_scales;
@@ -639,9 +652,9 @@ INLINE Head head_at(const Engine *engine, int is_short, int layer, int block, in
     const Model *model = engine->model;
     size_t item = is_short ? 2 : 4, at = ((size_t)block * model->n_layer + layer) * model->n_kv_head + head;
     uint8_t *keys = engine->cache->data + at * head_bytes(model, is_short);
-    uint8_t *values = keys + item * POSITIONS * model->head_dim;
-    float *scales = (float *)(values + item * POSITIONS * width_of(model));
-    return (Head){keys, values, scales, scales + POSITIONS};
+    float *key_scales = (float *)(keys + item * POSITIONS * model->head_dim);
+    uint8_t *values = (uint8_t *)(key_scales + (is_short ? POSITIONS : 0));
+    return (Head){keys, values, key_scales, (float *)(values + item * POSITIONS * width_of(model))};
 }
 
 static int16_t shorten(float x, Rounding rounding) {
@@ -677,7 +690,6 @@ static void append(Engine *engine, int layer, int t, int head_index) {
 // each gives the largest score, the sum of e^(score - largest), and the values weighted so; `combine` joins them.
 
 #define PART 256    // positions
-#define AHEAD 4     // blocks that are fetched before they are read
 #define AT_ONCE 6   // queries whose sums fit into the registers
 #define QUERIES 12  // that look at a block together: tokens that follow each other, heads that share keys
 #if LANES == 16
@@ -711,12 +723,15 @@ INLINE Two load_values(int is_short, Head head, int p, int column, int width) {
     return (Two){load(head.values, at), load(head.values, at + LANES)};
 }
 
-// Scores of n queries at the positions of one block.
-INLINE void score_block(int is_short, int n, Head head, int D, float *const *q, float scale, float *scores) {
+// Scores of n queries at the positions of one block. What lies `ahead` is fetched on the way, a line for each line that
+// is read, so that nobody waits for the memory.
+INLINE void score_block(int is_short, int n, Head head, int D, float *const *q, float scale, float *scores,
+                        const uint8_t *ahead) {
     for (int p = 0; p < POSITIONS; p += LANES) {
         Floats even[AT_ONCE] = {0}, odd[AT_ONCE] = {0}, factor = broadcast(scale);
         for (int d = 0; d < D; d += 2) {
             Two keys = load_keys(is_short, head, d, p);
+            fetch_early(ahead + (is_short ? 2 : 4) * POSITIONS * d);
             UNROLL for (int i = 0; i < n; i++) even[i] += keys.first * q[i][d];
             UNROLL for (int i = 0; i < n; i++) odd[i] += keys.second * q[i][d + 1];
         }
@@ -727,13 +742,14 @@ INLINE void score_block(int is_short, int n, Head head, int D, float *const *q, 
 
 // Adds the values at positions [first, end) of one block, weighted for n queries, to some columns of out.
 INLINE void add_columns(int is_short, int n, int columns, Head head, int column, int width, int first, int end,
-                        const float *weights, float *const *out) {
+                        const float *weights, float *const *out, const uint8_t *ahead) {
     Floats total[AT_ONCE][COLUMNS];
     UNROLL for (int i = 0; i < n; i++) UNROLL for (int c = 0; c < columns; c++)
         total[i][c] = *(const AnyFloats *)(out[i] + column + c * LANES);
     for (int p = first; p < end; p++)
         UNROLL for (int c = 0; c < columns; c += 2) {
             Two value = load_values(is_short, head, p, column + c * LANES, width);
+            fetch_early(ahead + (is_short ? 2 : 4) * (p * width + column + c * LANES));
             UNROLL for (int i = 0; i < n; i++) {
                 total[i][c] += value.first * weights[i * PART + p];
                 total[i][c + 1] += value.second * weights[i * PART + p];
@@ -744,12 +760,12 @@ INLINE void add_columns(int is_short, int n, int columns, Head head, int column,
 }
 
 INLINE void add_values(int is_short, int n, Head head, int width, int first, int end, const float *weights,
-                       float *const *out) {
+                       float *const *out, const uint8_t *ahead) {
     int column = 0;
     for (; column + COLUMNS * LANES <= width; column += COLUMNS * LANES)
-        add_columns(is_short, n, COLUMNS, head, column, width, first, end, weights, out);
+        add_columns(is_short, n, COLUMNS, head, column, width, first, end, weights, out, ahead);
     for (; column < width; column += 2 * LANES)
-        add_columns(is_short, n, 2, head, column, width, first, end, weights, out);
+        add_columns(is_short, n, 2, head, column, width, first, end, weights, out, ahead);
 }
 
 typedef struct {
@@ -761,21 +777,19 @@ typedef struct {
 // Turns scores into weights e^(score - largest), zero where a query may not look.
 static void weigh(const Queries *queries, int i, float *scores, int base) {
     Floats largest = broadcast(-INFINITY), sum = {0};
-    Ints lane;
-    for (int j = 0; j < LANES; j++) lane[j] = j;
-    int first = queries->first / POSITIONS * POSITIONS;
+    int first = queries->first / POSITIONS * POSITIONS, from = queries->from[i], last = queries->last[i];
     for (int p = first; p < queries->end; p += LANES) {
-        Ints position = lane + p;
-        Ints seen = (position >= queries->from[i]) & (position <= queries->last[i]);
-        AnyFloats *score = (AnyFloats *)(scores + p - base);
-        *score = choose(seen, *score, broadcast(-INFINITY));
-        largest = choose(*score > largest, *score, largest);
+        float *score = scores + p - base;
+        if (p < from || p + LANES - 1 > last)
+            for (int j = 0; j < LANES; j++)
+                if (p + j < from || p + j > last) score[j] = -INFINITY;
+        largest = larger(*(AnyFloats *)score, largest);
     }
-    float maximum = largest[0];
-    for (int j = 1; j < LANES; j++) maximum = MAX(maximum, largest[j]);
+    float maximum = max_lanes(largest);
     for (int p = first; p < queries->end; p += LANES) {
         AnyFloats *score = (AnyFloats *)(scores + p - base);
-        *score = choose(*score == -INFINITY, broadcast(0), exponential(*score - maximum));
+        Floats x = *score - maximum;
+        *score = choose(x <= -87.0f, broadcast(0), exponential_within(x));  // NaN stays
         sum += *score;
     }
     queries->part[i][0] = maximum;
@@ -792,21 +806,28 @@ static void weigh(const Queries *queries, int i, float *scores, int base) {
         default: CALL(AT_ONCE); i += AT_ONCE;          \
     }
 
-INLINE void attend(const Engine *engine, int is_short, int layer, int head_index, const int32_t *block_table, int base,
+typedef struct {
+    int first_token, n_tokens, head, part;  // tokens of one chunk, a head of keys
+} Item;
+
+// Block `i` of what an item reads, or its last one.
+INLINE Head head_of(const Engine *engine, int is_short, int layer, const Item *item, int i) {
+    const int32_t *block_table = engine->chunks[engine->chunk_of[item->first_token]].block_table;
+    int last = engine->position[item->first_token + item->n_tokens - 1] / POSITIONS;
+    return head_at(engine, is_short, layer, block_table[MIN(item->part * PART / POSITIONS + i, last)], item->head);
+}
+
+// While keys are read, the values of the same positions are fetched, and with the values the keys of the next item.
+INLINE void attend(const Engine *engine, int is_short, int layer, const Item *item, const Item *next,
                    const Queries *queries, float *scores) {
-    int D = engine->model->head_dim, width = width_of(engine->model), n = queries->n;
-    int first_block = queries->first / POSITIONS, end_block = (queries->end + POSITIONS - 1) / POSITIONS;
+    int D = engine->model->head_dim, width = width_of(engine->model), n = queries->n, base = item->part * PART;
+    int first = (queries->first - base) / POSITIONS, end = (queries->end - base + POSITIONS - 1) / POSITIONS;
     float scale = 1 / sqrtf(D), *out[QUERIES];
-    size_t key_bytes = (is_short ? 2 : 4) * POSITIONS * D, value_bytes = (is_short ? 2 : 4) * POSITIONS * width;
-#define HEAD(b) head_at(engine, is_short, layer, block_table[b], head_index)
-    for (int b = first_block; b < end_block; b++) {
-        Head head = HEAD(b);
-        int ahead = b + AHEAD;
-        if (ahead < end_block)
-            fetch_early(HEAD(ahead).keys, key_bytes);
-        else
-            fetch_early(HEAD(MIN(first_block + ahead - end_block, end_block - 1)).values, value_bytes);
-#define SCORE(m) score_block(is_short, m, head, D, queries->q + i, scale, scores + b * POSITIONS - base + i * PART)
+    for (int b = first; b < end; b++) {
+        Head head = head_of(engine, is_short, layer, item, b);
+        float *block_scores = scores + b * POSITIONS;
+        fetch_early(head.value_scales);
+#define SCORE(m) score_block(is_short, m, head, D, queries->q + i, scale, block_scores + i * PART, head.values)
         FOR_QUERIES(n, i, SCORE)
     }
     for (int i = 0; i < n; i++) {
@@ -814,16 +835,16 @@ INLINE void attend(const Engine *engine, int is_short, int layer, int head_index
         out[i] = queries->part[i] + 2;
         memset(out[i], 0, width * sizeof(float));
     }
-    for (int b = first_block; b < end_block; b++) {
-        Head head = HEAD(b);
-        int p = b * POSITIONS, first = MAX(queries->first - p, 0), end = MIN(queries->end - p, POSITIONS);
-        float *weights = scores + p - base;
-        if (b + AHEAD < end_block) fetch_early(HEAD(b + AHEAD).values, value_bytes);
+    for (int b = first; b < end; b++) {
+        Head head = head_of(engine, is_short, layer, item, b), ahead = head_of(engine, is_short, layer, next, b - first);
+        int p = base + b * POSITIONS, from = MAX(queries->first - p, 0), to = MIN(queries->end - p, POSITIONS);
+        float *weights = scores + b * POSITIONS;
+        fetch_early(ahead.key_scales);
         if (is_short)
             for (int i = 0; i < n; i++)
                 for (int j = 0; j < POSITIONS; j += LANES)
                     *(AnyFloats *)(weights + i * PART + j) *= *(const AnyFloats *)(head.value_scales + j);
-#define ADD(m) add_values(is_short, m, head, width, first, end, weights + i * PART, out + i)
+#define ADD(m) add_values(is_short, m, head, width, from, to, weights + i * PART, out + i, ahead.keys)
         FOR_QUERIES(n, i, ADD)
     }
 }
@@ -833,27 +854,26 @@ static float *part_of(const Engine *engine, int t, int head, int part) {
     return engine->parts + row * (2 + width_of(engine->model));
 }
 
-// One part of the context, one head of keys, a few tokens of one chunk.
-static void attend_part(Engine *engine, int layer, int first_token, int n_tokens, int head, int part, int thread) {
+static void attend_item(Engine *engine, int layer, const Item *item, const Item *next, int thread) {
     const Model *model = engine->model;
     int n_rep = model->n_head / model->n_kv_head, window = model->layers[layer].window, D = model->head_dim;
-    const int32_t *block_table = engine->chunks[engine->chunk_of[first_token]].block_table;
+    int part = item->part;
     for (int rep = 0; rep < n_rep; rep += QUERIES) {  // more heads than rows share keys: rarely
         Queries queries = {.first = INT32_MAX};
-        for (int t = first_token; t < first_token + n_tokens; t++)
+        for (int t = item->first_token; t < item->first_token + item->n_tokens; t++)
             for (int r = rep; r < MIN(n_rep, rep + QUERIES); r++) {
-                int i = queries.n++, last = engine->position[t];
+                int i = queries.n++, last = engine->position[t], head = item->head * n_rep + r;
                 queries.last[i] = last;
                 queries.from[i] = window ? MAX(0, last - window + 1) : 0;
                 queries.first = MIN(queries.first, MAX(queries.from[i], part * PART));
                 queries.end = MAX(queries.end, MIN(last + 1, (part + 1) * PART));
-                queries.q[i] = engine->q + (size_t)t * pad(model->n_head * D) + (head * n_rep + r) * D;
-                queries.part[i] = part_of(engine, t, head * n_rep + r, part);
+                queries.q[i] = engine->q + (size_t)t * pad(model->n_head * D) + head * D;
+                queries.part[i] = part_of(engine, t, head, part);
             }
         if (engine->cache->is_short)
-            attend(engine, 1, layer, head, block_table, part * PART, &queries, engine->scores[thread]);
+            attend(engine, 1, layer, item, next, &queries, engine->scores[thread]);
         else
-            attend(engine, 0, layer, head, block_table, part * PART, &queries, engine->scores[thread]);
+            attend(engine, 0, layer, item, next, &queries, engine->scores[thread]);
     }
 }
 
@@ -864,20 +884,26 @@ static void parts_seen(const Engine *engine, int layer, int t, int *first, int *
     *end = last / PART + 1;
 }
 
-// All the attention of a layer: threads take turns at (a few tokens, head of keys, part).
+// All the attention of a layer: threads take turns at items.
 static void attend_all(Engine *engine, int layer, int thread) {
     const Model *model = engine->model;
-    int n_rep = model->n_head / model->n_kv_head, at_once = MAX(1, QUERIES / n_rep), item = 0;
+    int n_rep = model->n_head / model->n_kv_head, at_once = MAX(1, QUERIES / n_rep), turn = 0;
+    Item item = {0};
     for (int t = 0; t < engine->n_tokens;) {
         int n = 1, first, end, unused;
         while (n < at_once && t + n < engine->n_tokens && engine->chunk_of[t + n] == engine->chunk_of[t]) n++;
         parts_seen(engine, layer, t, &first, &unused);
         parts_seen(engine, layer, t + n - 1, &unused, &end);
         for (int part = first; part < end; part++)
-            for (int head = 0; head < model->n_kv_head; head++)
-                if (item++ % engine->n_threads == thread) attend_part(engine, layer, t, n, head, part, thread);
+            for (int head = 0; head < model->n_kv_head; head++) {
+                if (turn++ % engine->n_threads != thread) continue;
+                Item next = {t, n, head, part};
+                if (item.n_tokens) attend_item(engine, layer, &item, &next, thread);
+                item = next;
+            }
         t += n;
     }
+    if (item.n_tokens) attend_item(engine, layer, &item, &item, thread);
 }
 
 // Puts the parts of a head together: out (D,).
