@@ -23,6 +23,7 @@ from chat.cli.flags import (
     JsonFlag,
     MaxTokensFlag,
     ParamFlag,
+    PresetFlag,
     SeedFlag,
     SystemFlag,
     TemperatureFlag,
@@ -35,6 +36,7 @@ from chat.cli.progress import progress_bar
 from chat.context import ContextBuilder
 from chat.engine import open_engine, plan_engine
 from chat.errors import ChatError
+from chat.presets import find_preset
 from chat.settings import Settings, SettingsError
 from chat.text import check_message
 from model.checkpoint.catalog import CATALOG, fetch, resolve
@@ -71,6 +73,7 @@ def open_dialogue(
 ) -> Iterator[tuple["DialogueManager", "ConversationStore", "Engine"]]:
     """Open everything that a dialogue needs: the data folder for this process alone, the database, the engine."""
     from chat.manager import DialogueManager
+    from storage.branches import BranchStore
     from storage.conversations import ConversationStore
     from storage.database import Database
 
@@ -86,6 +89,7 @@ def open_dialogue(
             with open_engine(settings, checkpoint, plan) as engine:
                 manager = DialogueManager(
                     store,
+                    BranchStore(database),
                     engine,
                     new_context_builder(settings, checkpoint, plan.n_ctx),
                     model_name=name_of_model(settings),
@@ -214,13 +218,17 @@ def chat(
     seed: SeedFlag = None,
     param: ParamFlag = None,
     system: SystemFlag = None,
+    preset: PresetFlag = None,
 ) -> None:
     """Chat in the terminal; the conversation is kept beside those of the web app."""
-    overrides = sampling_overrides(temperature, max_tokens, seed, param)
+    chosen = find_preset(preset)
+    overrides = {**chosen.params, **sampling_overrides(temperature, max_tokens, seed, param)}
     from chat.terminal import run_terminal
 
     with open_dialogue(settings, show=typer.echo) as (manager, _, _):
-        run_terminal(manager, LOCAL_OWNER, override(manager.sampling_params, overrides), system_prompt=system)
+        params = override(manager.sampling_params, overrides)
+        system_prompt = chosen.system_prompt if system is None else system
+        run_terminal(manager, LOCAL_OWNER, params, system_prompt=system_prompt, preset=preset)
 
 
 @cli.command()
@@ -233,13 +241,17 @@ def complete(
     seed: SeedFlag = None,
     param: ParamFlag = None,
     system: SystemFlag = None,
+    preset: PresetFlag = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text; no chat template.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Print the reply to a text, and nothing else; nothing is kept."""
     if raw and system is not None:
         raise SettingsError("--system cannot be combined with --raw: a raw text has no system prompt.")
-    overrides = sampling_overrides(temperature, max_tokens, seed, param)
+    if raw and preset is not None:
+        raise SettingsError("--preset cannot be combined with --raw: a raw text has no system prompt.")
+    chosen = find_preset(preset)
+    overrides = {**chosen.params, **sampling_overrides(temperature, max_tokens, seed, param)}
     if not as_json and overrides.get("logprobs") is not None:
         raise SettingsError("--param logprobs cannot be shown without --json.")
     text = check_message(text)
@@ -251,7 +263,8 @@ def complete(
         token_ids += checkpoint.tokenizer.encode(text)
     else:
         builder = new_context_builder(settings, checkpoint, plan.n_ctx)
-        context = builder.build_alone(text, system_prompt=system, max_new_tokens=params.max_tokens)
+        system_prompt = chosen.system_prompt if system is None else system
+        context = builder.build_alone(text, system_prompt=system_prompt, max_new_tokens=params.max_tokens)
         token_ids, params = context.token_ids, context.params(params)
     with open_engine(settings, checkpoint, plan) as engine:
         try:

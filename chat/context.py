@@ -15,13 +15,16 @@ from storage.tables import Message
 CUT_TO = 0.7
 
 
+Reason = Literal["fits", "pinned", "dropped", "empty"]
+
+
 class LedgerEntry(TypedDict):
     """What became of one message of the history."""
 
     message_id: str
     tokens: int
     included: bool
-    reason: Literal["fits", "dropped", "empty"]
+    reason: Reason
 
 
 class Ledger(TypedDict):
@@ -54,7 +57,7 @@ class _Entry:
     written: tuple[int, ...]  # the ids that the model wrote, if they are to be repeated
 
 
-_Turn = list[_Entry]  # a user's message and what answers it
+_Turn = list[_Entry]  # a user's message and what answers it; pinned as a whole if one of them is
 
 
 class ContextBuilder:
@@ -67,33 +70,41 @@ class ContextBuilder:
         self._overhead = _measure_overhead(chat_template)
         self._beginning = _find_beginning(chat_template)
 
-    def build(self, path: Sequence[Message], *, system_prompt: str | None, max_new_tokens: int) -> Context:
-        """Return the prompt for the path from the root to the user's newest message.
+    def build(
+        self, path: Sequence[Message], *, system_prompt: str | None, max_new_tokens: int, begun: Sequence[int] = ()
+    ) -> Context:
+        """Return the prompt for the path from the root to the user's newest message, and the reply's beginning.
 
-        Room for the reply is set aside: max_new_tokens, but at most half of the context. Raises MessageTooLong
-        when the newest message does not even fit alone.
+        Room for the rest of the reply is set aside: max_new_tokens, but at most half of the context. Raises
+        MessageTooLong when the newest message does not even fit with that and what is pinned alone.
         """
-        budget = self._n_ctx - min(max_new_tokens, self._n_ctx // 2)
+        budget = self._n_ctx - min(max_new_tokens, self._n_ctx // 2) - len(begun)
         system = [ChatMessage("system", system_prompt)] if system_prompt else []
         turns = _split_into_turns([self._measure(message) for message in path])
         sizes = [sum(entry.tokens + self._overhead for entry in turn) for turn in turns]
-        first = _first_kept(sizes, budget - self._count_system(system))
-        token_ids = self._encode(system, turns[first:])
+        pinned = [any(entry.message.pinned for entry in turn) for turn in turns]
+        first = _first_kept(sizes, pinned, budget - self._count_system(system))
+        token_ids = self._encode(system, _kept(turns, pinned, first))
         while len(token_ids) > budget and first < len(turns) - 1:  # the sizes above are estimates
             first += 1
-            token_ids = self._encode(system, turns[first:])
+            token_ids = self._encode(system, _kept(turns, pinned, first))
         if len(token_ids) > budget:
             size = turns[-1][-1].tokens
             raise MessageTooLong(size, max(0, budget - (len(token_ids) - size)), "tokens")
-        ledger = Ledger(budget=budget, messages=_account(turns, first))
+        ledger = Ledger(budget=budget, messages=_account(turns, pinned, first))
         # a conversation's own system prompt is nobody else's; and what a template begins with may depend on the day
         n_shared = 0 if system else _n_common(self._beginning, token_ids)
-        return Context(token_ids, n_shared, ledger, self._chat_template.stop)
+        return Context([*token_ids, *begun], n_shared, ledger, self._chat_template.stop)
 
     def build_alone(self, text: str, *, system_prompt: str | None, max_new_tokens: int) -> Context:
         """Return the prompt for a message with nothing before it; raises MessageTooLong."""
         alone = Message(id="", role="user", content=text)
         return self.build([alone], system_prompt=system_prompt, max_new_tokens=max_new_tokens)
+
+    def beginning(self, reply: Message) -> list[int]:
+        """Return the ids with which the rest of a reply is asked for."""
+        written = self.reply_token_ids(reply.content, reply.token_ids or ())
+        return written or self._tokenizer.encode(reply.content)
 
     def reply_token_ids(self, content: str, token_ids: Sequence[int]) -> list[int] | None:
         """Return the ids of a reply if they spell its content exactly, so that a later prompt can repeat them.
@@ -162,8 +173,8 @@ def _split_into_turns(entries: Sequence[_Entry]) -> list[_Turn]:
     return turns
 
 
-def _first_kept(sizes: Sequence[int], budget: int) -> int:
-    """Return which turn comes first in the prompt, given the size of each in tokens.
+def _first_kept(sizes: Sequence[int], pinned: Sequence[bool], budget: int) -> int:
+    """Return from which turn on all are in the prompt, given the size of each in tokens; the pinned ones always are.
 
     The conversation is replayed from its beginning, cutting wherever it outgrew the budget, so that every prompt
     of it finds the same cuts without anything being remembered.
@@ -173,24 +184,27 @@ def _first_kept(sizes: Sequence[int], budget: int) -> int:
         total += size
         if total > budget:
             while first < last and total > budget * CUT_TO:
-                total -= sizes[first]
+                total -= 0 if pinned[first] else sizes[first]
                 first += 1
     return first
 
 
-def _account(turns: Sequence[_Turn], first: int) -> list[LedgerEntry]:
+def _kept(turns: Sequence[_Turn], pinned: Sequence[bool], first: int) -> list[_Turn]:
+    return [turn for i, turn in enumerate(turns) if i >= first or pinned[i]]
+
+
+def _account(turns: Sequence[_Turn], pinned: Sequence[bool], first: int) -> list[LedgerEntry]:
     entries = []
     for i, turn in enumerate(turns):
+        reason: Reason = "fits" if i >= first else "pinned" if pinned[i] else "dropped"
         for entry in turn:
-            reason: Literal["fits", "dropped", "empty"] = "fits" if i >= first else "dropped"
-            if _is_empty(entry.message):
-                reason = "empty"
+            is_empty = _is_empty(entry.message)
             entries.append(
                 LedgerEntry(
                     message_id=entry.message.id,
                     tokens=entry.tokens,
-                    included=reason == "fits",
-                    reason=reason,
+                    included=reason != "dropped" and not is_empty,
+                    reason="empty" if is_empty else reason,
                 )
             )
     return entries

@@ -4,7 +4,11 @@ ChatError
   + BlankMessage     nothing to send
   + MessageTooLong   more than the model, or the server, takes
   + PromptFailed     the model's template or tokenizer gives no prompt for it
+  + UnknownPreset    there is no preset of that name
+  + NotPossible      the message is not one that this can be done with
 """
+
+from collections.abc import Sequence
 
 
 class ChatError(Exception):
@@ -29,3 +33,14 @@ class MessageTooLong(ChatError):
 
 class PromptFailed(ChatError):
     """The checkpoint gives no prompt for the message; the text is the reason that it had."""
+
+
+class UnknownPreset(ChatError):
+    """The name is none of those that there are."""
+
+    def __init__(self, name: str, names: Sequence[str]) -> None:
+        super().__init__(f"preset: expected one of {', '.join(names)}, got {name!r}")
+
+
+class NotPossible(ChatError):
+    """What is asked for makes no sense for this message; the text says why."""

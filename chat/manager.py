@@ -2,18 +2,21 @@
 
 import secrets
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from chat.context import Context, ContextBuilder
-from chat.errors import PromptFailed
+from chat.context import Context, ContextBuilder, Ledger
+from chat.errors import ChatError, NotPossible, PromptFailed
 from chat.text import check_message
 from chat.turn import Ending, Turn
 from model.engine.engine import Engine
-from model.engine.generation import Generation
+from model.engine.generation import Generation, Piece
 from model.errors import CheckpointError, ModelError
 from model.sampling_params import SamplingParams
+from storage.branches import BranchStore
 from storage.conversations import ConversationStore
-from storage.tables import Channel, Conversation, Message
+from storage.errors import ConversationBusy
+from storage.tables import Channel, Conversation, Message, Role
 
 TITLE_CHARS = 40
 
@@ -24,6 +27,7 @@ class DialogueManager:
     def __init__(
         self,
         store: ConversationStore,
+        branches: BranchStore,
         engine: Engine,
         context_builder: ContextBuilder,
         *,
@@ -34,15 +38,20 @@ class DialogueManager:
         self.model_name = model_name
         self.sampling_params = sampling_params
         self._store = store
+        self._branches = branches
         self._engine = engine
         self._context_builder = context_builder
         # Held while a message is sent: between the row of a reply and its Turn nobody else may look.
         self._lock = threading.RLock()
         self._turns: dict[str, Turn] = {}  # by conversation; ended ones are dropped now and then
 
-    def start(self, owner_id: str, *, channel: Channel, system_prompt: str | None = None) -> Conversation:
-        """Begin a conversation, still without messages."""
-        return self._store.create(owner_id, channel=channel, system_prompt=system_prompt, model=self.model_name)
+    def start(
+        self, owner_id: str, *, channel: Channel, system_prompt: str | None = None, preset: str | None = None
+    ) -> Conversation:
+        """Begin a conversation, still without messages; `preset` is the name of the one it begins with, if it does."""
+        return self._store.create(
+            owner_id, channel=channel, system_prompt=system_prompt, preset=preset, model=self.model_name
+        )
 
     def check(self, text: str, params: SamplingParams, *, system_prompt: str | None = None) -> str:
         """Return a message as it would be sent; raises BlankMessage, MessageTooLong or PromptFailed."""
@@ -52,6 +61,14 @@ class DialogueManager:
         except CheckpointError as error:
             raise PromptFailed(str(error)) from error
         return text
+
+    def preview(self, owner_id: str, conversation_id: str, text: str, params: SamplingParams) -> Ledger:
+        """Return the account of the prompt that a message would make, without sending it; raises as `send` does."""
+        conversation = self._store.get(owner_id, conversation_id)
+        text = self.check(text, params, system_prompt=conversation.system_prompt)
+        path = self._store.path(owner_id, conversation_id)
+        message = Message(id="", role="user", content=text)
+        return self._build([*path, message], conversation, params).ledger
 
     def send(self, owner_id: str, conversation_id: str, text: str, params: SamplingParams) -> Turn:
         """Store a message after the conversation's tip and start the reply to it.
@@ -63,20 +80,70 @@ class DialogueManager:
         """
         with self._lock:
             conversation = self._store.get(owner_id, conversation_id)
-            text = self.check(text, params, system_prompt=conversation.system_prompt)
-            params = replace(params, seed=secrets.randbits(32) if params.seed is None else params.seed)
-            self._release_tip(owner_id, conversation)
-            _, reply = self._store.begin_turn(
-                owner_id,
-                conversation_id,
-                content=text,
-                parent_id=conversation.active_leaf_id,
-                model=self.model_name,
-                params=asdict(params),
-                seed=params.seed,
-                title=make_title(text),
-            )
-            return self._begin(owner_id, conversation, reply, params)
+            return self._send(owner_id, conversation, text, params, parent_id=conversation.active_leaf_id)
+
+    def edit(self, owner_id: str, message_id: str, text: str, params: SamplingParams) -> Turn:
+        """Put another version of a user's message beside it, in a branch of its own, and start the reply to that.
+
+        Raises MessageNotFound, NotPossible, and as `send` does.
+        """
+        with self._lock:
+            message, conversation = self._find(owner_id, message_id, role="user", verb="edited and sent again")
+            return self._send(owner_id, conversation, text, params, parent_id=message.parent_id, edits_id=message.id)
+
+    def edit_reply(self, owner_id: str, message_id: str, text: str) -> Message:
+        """Put a user's version of a reply beside it; raises BlankMessage, MessageNotFound, NotPossible."""
+        with self._lock:
+            reply, _ = self._find(owner_id, message_id, role="assistant", verb="edited as a reply")
+            return self._store.add_edited_reply(owner_id, reply.id, content=check_message(text))
+
+    def regenerate(self, owner_id: str, message_id: str, params: SamplingParams) -> Turn:
+        """Start one more reply beside another; raises MessageNotFound, NotPossible, ConversationBusy, and ModelError
+        or ValueError as `send` does.
+        """
+        with self._lock:
+            reply, conversation = self._find(owner_id, message_id, role="assistant", verb="written anew")
+            return self._reply(owner_id, conversation, _parent_id(reply), params)
+
+    def continue_reply(self, owner_id: str, message_id: str, params: SamplingParams) -> Turn:
+        """Start a longer version of a reply that was cut, beside it; raises as `regenerate` does."""
+        with self._lock:
+            reply, conversation = self._find(owner_id, message_id, role="assistant", verb="continued")
+            if not reply.content:
+                raise NotPossible("The reply has no text that could be continued: have it written anew.")
+            if reply.finish_reason == "stop":
+                raise NotPossible("The reply ended by itself: there is nothing to continue.")
+            return self._reply(owner_id, conversation, _parent_id(reply), params, continued=reply)
+
+    def switch(self, owner_id: str, message_id: str) -> None:
+        """Show the branch of a message; raises MessageNotFound, ConversationBusy."""
+        with self._lock:
+            self._find(owner_id, message_id)
+            self._branches.switch(owner_id, message_id)
+
+    def fork(self, owner_id: str, message_id: str) -> Conversation:
+        """Begin a conversation with a copy of the path to a message; raises MessageNotFound, ConversationBusy."""
+        with self._lock:
+            self._find(owner_id, message_id)
+            return self._branches.fork(owner_id, message_id)
+
+    def delete_message(self, owner_id: str, message_id: str) -> None:
+        """Delete one message; raises MessageNotFound, ConversationBusy."""
+        with self._lock:
+            self._find(owner_id, message_id)
+            self._branches.delete_message(owner_id, message_id)
+
+    def delete_branch(self, owner_id: str, message_id: str) -> None:
+        """Delete a message and all that follows it; raises MessageNotFound, ConversationBusy."""
+        with self._lock:
+            self._find(owner_id, message_id)
+            self._branches.delete_branch(owner_id, message_id)
+
+    def clear(self, owner_id: str, conversation_id: str) -> None:
+        """Delete all messages of a conversation; raises ConversationNotFound, ConversationBusy."""
+        with self._lock:
+            self._release_tip(owner_id, self._store.get(owner_id, conversation_id))
+            self._branches.clear(owner_id, conversation_id)
 
     def turn(self, owner_id: str, conversation_id: str) -> Turn | None:
         """Return the reply that is being written in a conversation, if there is one."""
@@ -98,28 +165,112 @@ class DialogueManager:
         for turn in turns:
             turn.join()
 
-    def _begin(self, owner_id: str, conversation: Conversation, reply: Message, params: SamplingParams) -> Turn:
+    def _find(
+        self, owner_id: str, message_id: str, *, role: Role | None = None, verb: str = ""
+    ) -> tuple[Message, Conversation]:
+        """Return a message and its conversation, whose tip says that it is being written only if it is."""
+        message = self._store.message(owner_id, message_id)
+        if role and message.role != role:
+            raise NotPossible(f"A message of the {message.role} cannot be {verb}.")
+        conversation = self._store.get(owner_id, message.conversation_id)
+        self._release_tip(owner_id, conversation)
+        return message, conversation
+
+    def _send(
+        self,
+        owner_id: str,
+        conversation: Conversation,
+        text: str,
+        params: SamplingParams,
+        *,
+        parent_id: str | None,
+        edits_id: str | None = None,
+    ) -> Turn:
+        text = self.check(text, params, system_prompt=conversation.system_prompt)
+        params = _seeded(params)
+        self._check_idle(owner_id, conversation)
+        _, reply = self._store.begin_turn(
+            owner_id,
+            conversation.id,
+            content=text,
+            parent_id=parent_id,
+            model=self.model_name,
+            params=asdict(params),
+            seed=params.seed,
+            title=make_title(text),
+            edits_id=edits_id,
+        )
+        return self._begin(owner_id, conversation, reply, params)
+
+    def _reply(
+        self,
+        owner_id: str,
+        conversation: Conversation,
+        parent_id: str,
+        params: SamplingParams,
+        *,
+        continued: Message | None = None,
+    ) -> Turn:
+        params = _seeded(params)
+        self._check_idle(owner_id, conversation)
+        reply = self._store.begin_reply(
+            owner_id,
+            conversation.id,
+            parent_id=parent_id,
+            model=self.model_name,
+            params=asdict(params),
+            seed=params.seed,
+            continues_id=continued.id if continued else None,
+            content=continued.content if continued else "",
+        )
+        begun = Piece(continued.content, tuple(self._context_builder.beginning(continued))) if continued else None
+        return self._begin(owner_id, conversation, reply, params, begun)
+
+    def _begin(
+        self,
+        owner_id: str,
+        conversation: Conversation,
+        reply: Message,
+        params: SamplingParams,
+        begun: Piece | None = None,
+    ) -> Turn:
         path = self._store.path(owner_id, conversation.id, reply.parent_id)
         try:
-            context = self._context_builder.build(
-                path, system_prompt=conversation.system_prompt, max_new_tokens=params.max_tokens
-            )
+            context = self._build(path, conversation, params, begun.token_ids if begun else ())
             generation = self._engine.submit(
                 context.token_ids, context.params(params), owner=owner_id, n_shared=context.n_shared
             )
-        except (ModelError, ValueError):  # the last for parameters that do not suit this model
-            self._store.finish_reply(owner_id, reply.id, content="", status="error", finish_reason="error")
+        except (ChatError, ModelError, ValueError) as error:  # the last for parameters that do not suit this model
+            self._store.finish_reply(
+                owner_id, reply.id, content=reply.content, status="error", finish_reason="error", error=str(error)
+            )
             raise
         turn = Turn(
             generation,
             flush=lambda text: self._store.flush_reply(owner_id, reply.id, content=text),
-            finish=lambda ending: self._keep(owner_id, reply.id, context, generation, ending),
+            finish=lambda ending: self._keep(owner_id, reply.id, context, generation, ending, begun),
+            begun=begun,
         )
         self._turns = {key: turn for key, turn in self._turns.items() if turn.running}
         self._turns[reply.conversation_id] = turn
         return turn
 
-    def _keep(self, owner_id: str, reply_id: str, context: Context, generation: Generation, ending: Ending) -> None:
+    def _build(
+        self, path: Sequence[Message], conversation: Conversation, params: SamplingParams, begun: Sequence[int] = ()
+    ) -> Context:
+        return self._context_builder.build(
+            path, system_prompt=conversation.system_prompt, max_new_tokens=params.max_tokens, begun=begun
+        )
+
+    def _keep(
+        self,
+        owner_id: str,
+        reply_id: str,
+        context: Context,
+        generation: Generation,
+        ending: Ending,
+        begun: Piece | None,
+    ) -> None:
         usage = generation.usage
         assert usage is not None, "a finished generation has its usage"
         self._store.finish_reply(
@@ -128,14 +279,20 @@ class DialogueManager:
             content=ending.text,
             status=ending.status,
             finish_reason=ending.finish_reason,
+            error=ending.error,
             token_ids=self._context_builder.reply_token_ids(ending.text, ending.token_ids),
             ledger=dict(context.ledger),
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
-            completion_tokens=len(ending.token_ids),
+            completion_tokens=len(ending.token_ids) - len(begun.token_ids if begun else ()),
             ttft_ms=None if usage.ttft_ms is None else round(usage.ttft_ms),
             duration_ms=round(usage.duration_ms),
         )
+
+    def _check_idle(self, owner_id: str, conversation: Conversation) -> None:
+        if self.turn(owner_id, conversation.id):
+            raise ConversationBusy
+        self._release_tip(owner_id, conversation)
 
     def _release_tip(self, owner_id: str, conversation: Conversation) -> None:
         """Mark a tip that says it is streaming as error when nobody writes it: its end could not be stored."""
@@ -144,6 +301,17 @@ class DialogueManager:
         tip = self._store.message(owner_id, conversation.active_leaf_id)
         if tip.status == "streaming":
             self._store.finish_reply(owner_id, tip.id, content=tip.content, status="error", finish_reason="error")
+
+
+def _seeded(params: SamplingParams) -> SamplingParams:
+    """Draw a seed, if none is asked for, so that the reply can be had again."""
+    return replace(params, seed=secrets.randbits(32) if params.seed is None else params.seed)
+
+
+def _parent_id(reply: Message) -> str:
+    if reply.parent_id is None:
+        raise NotPossible("The reply answers no message: there is nothing to write it anew from.")
+    return reply.parent_id
 
 
 def make_title(text: str) -> str:

@@ -10,7 +10,14 @@ from model.sampling_params import SamplingParams
 from storage.errors import StorageError
 
 
-def run_terminal(manager: DialogueManager, owner_id: str, params: SamplingParams, *, system_prompt: str | None) -> None:
+def run_terminal(
+    manager: DialogueManager,
+    owner_id: str,
+    params: SamplingParams,
+    *,
+    system_prompt: str | None,
+    preset: str | None = None,
+) -> None:
     """Hold one conversation on stdin and stdout, until the input ends. Ctrl-C stops a reply, not the chat."""
     conversation = None
     sys.stdout.write(f"{manager.model_name}. Ctrl-C stops a reply, Ctrl-D ends the chat.\n")
@@ -18,7 +25,7 @@ def run_terminal(manager: DialogueManager, owner_id: str, params: SamplingParams
         try:
             manager.check(text, params, system_prompt=system_prompt)
             if conversation is None:
-                conversation = manager.start(owner_id, channel="terminal", system_prompt=system_prompt)
+                conversation = manager.start(owner_id, channel="terminal", system_prompt=system_prompt, preset=preset)
             turn = manager.send(owner_id, conversation.id, text, params)
         except (ChatError, ModelError, StorageError, ValueError) as error:
             sys.stdout.write(f"{error}\n")

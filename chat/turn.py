@@ -63,15 +63,19 @@ class Turn:
         *,
         flush: Callable[[str], None],
         finish: Callable[[Ending], None],
+        begun: Piece | None = None,
     ) -> None:
-        """Start writing. The thread calls `flush` to store the text so far, and `finish` once, at the end."""
+        """Start writing. The thread calls `flush` to store the text so far, and `finish` once, at the end.
+
+        `begun` is what the reply begins with, stored and seen already.
+        """
         self._generation = generation
         self._flush = flush
         self._finish = finish
-        self._pieces: list[Piece] = []
-        self._n_published = 0  # pieces that have been stored and shown
+        self._pieces = [begun] if begun else []
+        self._n_published = len(self._pieces)  # pieces that have been stored and shown
         self._changed = threading.Condition()  # guards the four below
-        self._text = ""
+        self._text = begun.text if begun else ""
         self._status: Status = "streaming"
         self._error: str | None = None
         self._stopped = False

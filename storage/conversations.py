@@ -4,11 +4,14 @@ Each method names the owner it acts for and sees only that owner's rows; each is
 Rows come back detached: plain values that no longer follow the database.
 """
 
-from sqlalchemy import Select, Update, exists, func, select, update
+from typing import TypedDict, Unpack
+
+from sqlalchemy import Update, exists, select, update
 from sqlalchemy.orm import Session
 
 from storage.database import Database
-from storage.errors import ConversationBusy, ConversationNotFound, MessageNotFound
+from storage.errors import MessageNotFound
+from storage.queries import check_answerable, check_idle, find_conversation, find_message, next_seq, path_to
 from storage.tables import (
     Channel,
     Conversation,
@@ -19,6 +22,15 @@ from storage.tables import (
     new_id,
     utc_now,
 )
+
+
+class ConversationChanges(TypedDict, total=False):
+    """What a user may change of a conversation."""
+
+    title: str
+    pinned: bool
+    archived: bool
+    system_prompt: str | None
 
 
 class ConversationStore:
@@ -33,6 +45,7 @@ class ConversationStore:
         *,
         channel: Channel,
         system_prompt: str | None = None,
+        preset: str | None = None,
         model: str | None = None,
     ) -> Conversation:
         """A new conversation without messages."""
@@ -40,6 +53,7 @@ class ConversationStore:
             owner_id=owner_id,
             channel=channel,
             system_prompt=system_prompt,
+            preset=preset,
             model=model,
         )
         with self._database.write() as session:
@@ -49,14 +63,50 @@ class ConversationStore:
     def get(self, owner_id: str, conversation_id: str) -> Conversation:
         """One conversation, without its messages."""
         with self._database.read() as session:
-            return _conversation(session, owner_id, conversation_id)
+            return find_conversation(session, owner_id, conversation_id)
 
-    def recent(self, owner_id: str, *, limit: int = 100) -> list[Conversation]:
-        """The conversations that are not archived, the last used first."""
+    def update(self, owner_id: str, conversation_id: str, **changes: Unpack[ConversationChanges]) -> Conversation:
+        """Change a conversation; a title is then the user's."""
+        with self._database.write() as session:
+            conversation = find_conversation(session, owner_id, conversation_id)
+            for name, value in changes.items():
+                setattr(conversation, name, value)
+            if "title" in changes:
+                conversation.title_source = "user"
+        return conversation
+
+    def trash(self, owner_id: str, conversation_id: str) -> None:
+        """Put a conversation into the trash, where it stays until it is restored or erased."""
+        with self._database.write() as session:
+            conversation = find_conversation(session, owner_id, conversation_id)
+            conversation.trashed_at = conversation.trashed_at or utc_now()
+
+    def restore(self, owner_id: str, conversation_id: str) -> None:
+        """Take a conversation out of the trash again."""
+        with self._database.write() as session:
+            find_conversation(session, owner_id, conversation_id).trashed_at = None
+
+    def trashed(self, owner_id: str, *, limit: int = 100) -> list[Conversation]:
+        """The conversations in the trash, the last thrown away first."""
         query = (
             select(Conversation)
-            .where(Conversation.owner_id == owner_id, Conversation.archived.is_(False))
-            .order_by(Conversation.updated_at.desc(), Conversation.id)
+            .where(Conversation.owner_id == owner_id, Conversation.trashed_at.is_not(None))
+            .order_by(Conversation.trashed_at.desc(), Conversation.id)
+            .limit(limit)
+        )
+        with self._database.read() as session:
+            return list(session.scalars(query))
+
+    def recent(self, owner_id: str, *, limit: int = 100) -> list[Conversation]:
+        """The conversations that are neither archived nor in the trash, the pinned first, then the last used."""
+        query = (
+            select(Conversation)
+            .where(
+                Conversation.owner_id == owner_id,
+                Conversation.archived.is_(False),
+                Conversation.trashed_at.is_(None),
+            )
+            .order_by(Conversation.pinned.desc(), Conversation.updated_at.desc(), Conversation.id)
             .limit(limit)
         )
         with self._database.read() as session:
@@ -65,28 +115,20 @@ class ConversationStore:
     def path(self, owner_id: str, conversation_id: str, leaf_id: str | None = None) -> list[Message]:
         """The messages from the root down to `leaf_id`, by default to the active leaf."""
         with self._database.read() as session:
-            conversation = _conversation(session, owner_id, conversation_id)
+            conversation = find_conversation(session, owner_id, conversation_id)
             if leaf_id is None:
                 leaf_id = conversation.active_leaf_id
             if leaf_id is None:
                 return []
-            messages = list(session.scalars(_path(conversation_id, leaf_id)))
+            messages = list(session.scalars(path_to(conversation_id, leaf_id)))
         if not messages:
             raise MessageNotFound(leaf_id)
         return messages
 
     def message(self, owner_id: str, message_id: str) -> Message:
         """One message."""
-        query = (
-            select(Message)
-            .join(Conversation, Conversation.id == Message.conversation_id)
-            .where(Message.id == message_id, Conversation.owner_id == owner_id)
-        )
         with self._database.read() as session:
-            message = session.scalar(query)
-        if message is None:
-            raise MessageNotFound(message_id)
-        return message
+            return find_message(session, owner_id, message_id)[0]
 
     def begin_turn(
         self,
@@ -99,17 +141,18 @@ class ConversationStore:
         params: JsonObject,
         seed: int | None,
         title: str | None = None,
+        edits_id: str | None = None,
     ) -> tuple[Message, Message]:
         """Store the user's message and an empty reply to it, which becomes the active leaf.
 
-        Without a parent the message is a root. `title` counts only for a conversation that has none.
+        Without a parent the message is a root. `title` counts only for a conversation that has none. `edits_id` is the
+        message that this one is an edit of.
         """
-        now = utc_now()
         with self._database.write() as session:
-            conversation = _conversation(session, owner_id, conversation_id)
-            if parent_id is not None:
-                _check_parent(session, conversation_id, parent_id)
-            seq = _next_seq(session, conversation_id)
+            conversation = find_conversation(session, owner_id, conversation_id)
+            for message_id in filter(None, (parent_id, edits_id)):
+                check_answerable(session, conversation_id, message_id)
+            seq = next_seq(session, conversation_id)
             message = Message(
                 id=new_id(),
                 conversation_id=conversation_id,
@@ -117,30 +160,64 @@ class ConversationStore:
                 seq=seq,
                 role="user",
                 content=content,
+                origin="edited" if edits_id else "written",
+                origin_id=edits_id,
                 status="complete",
-                created_at=now,
             )
-            reply = Message(
-                id=new_id(),
-                conversation_id=conversation_id,
-                parent_id=message.id,
-                seq=seq + 1,
-                role="assistant",
-                content="",
-                status="streaming",
-                model=model,
-                params=params,
-                seed=seed,
-                created_at=now,
-            )
-            session.add_all((message, reply))
-            session.flush()  # the conversation can point at the reply only once it is there
-            conversation.active_leaf_id = reply.id
-            conversation.params = params
-            conversation.updated_at = now
+            reply = _new_reply(conversation, message.id, seq + 1, model=model, params=params, seed=seed)
+            session.add(message)
+            _add_leaf(session, conversation, reply)
             if title is not None and conversation.title is None:
                 conversation.title, conversation.title_source = title, "first_message"
         return message, reply
+
+    def begin_reply(
+        self,
+        owner_id: str,
+        conversation_id: str,
+        *,
+        parent_id: str,
+        model: str,
+        params: JsonObject,
+        seed: int | None,
+        continues_id: str | None = None,
+        content: str = "",
+    ) -> Message:
+        """Store one more reply to a user's message, which becomes the active leaf.
+
+        It begins with `content`, that of the reply that it continues, if it does.
+        """
+        with self._database.write() as session:
+            conversation = find_conversation(session, owner_id, conversation_id)
+            for message_id in filter(None, (parent_id, continues_id)):
+                check_answerable(session, conversation_id, message_id)
+            seq = next_seq(session, conversation_id)
+            reply = _new_reply(conversation, parent_id, seq, model=model, params=params, seed=seed)
+            reply.content = content
+            if continues_id:
+                reply.origin, reply.origin_id = "continued", continues_id
+            _add_leaf(session, conversation, reply)
+        return reply
+
+    def add_edited_reply(self, owner_id: str, message_id: str, *, content: str) -> Message:
+        """Store what a user made of a reply, beside it; it becomes the active leaf."""
+        with self._database.write() as session:
+            reply, conversation = find_message(session, owner_id, message_id)
+            check_idle(session, conversation.id)
+            edited = Message(
+                id=new_id(),
+                conversation_id=conversation.id,
+                parent_id=reply.parent_id,
+                seq=next_seq(session, conversation.id),
+                role="assistant",
+                content=content,
+                origin="edited",
+                origin_id=reply.id,
+                status="complete",
+                model=reply.model,
+            )
+            _add_leaf(session, conversation, edited)
+        return edited
 
     def flush_reply(self, owner_id: str, message_id: str, *, content: str) -> None:
         """Keep the text so far; raises MessageNotFound for a reply that is no longer streaming."""
@@ -154,6 +231,7 @@ class ConversationStore:
         content: str,
         status: FinalStatus,
         finish_reason: FinishReason | None,
+        error: str | None = None,
         token_ids: list[int] | None = None,
         ledger: JsonObject | None = None,
         prompt_tokens: int | None = None,
@@ -167,6 +245,7 @@ class ConversationStore:
             "content": content,
             "status": status,
             "finish_reason": finish_reason,
+            "error": error,
             "token_ids": token_ids,
             "ledger": ledger,
             "prompt_tokens": prompt_tokens,
@@ -194,37 +273,29 @@ class ConversationStore:
                 raise MessageNotFound(message_id)
 
 
-def _conversation(session: Session, owner_id: str, conversation_id: str) -> Conversation:
-    query = select(Conversation).where(Conversation.id == conversation_id, Conversation.owner_id == owner_id)
-    conversation = session.scalar(query)
-    if conversation is None:
-        raise ConversationNotFound(conversation_id)
-    return conversation
-
-
-def _check_parent(session: Session, conversation_id: str, parent_id: str) -> None:
-    query = select(Message.status).where(Message.id == parent_id, Message.conversation_id == conversation_id)
-    status = session.scalar(query)
-    if status is None:
-        raise MessageNotFound(parent_id)
-    if status == "streaming":
-        raise ConversationBusy
-
-
-def _next_seq(session: Session, conversation_id: str) -> int:
-    newest = session.scalar(select(func.max(Message.seq)).where(Message.conversation_id == conversation_id))
-    return (newest or 0) + 1
-
-
-def _path(conversation_id: str, leaf_id: str) -> Select[Message]:
-    leaf = select(Message.id, Message.parent_id).where(
-        Message.id == leaf_id, Message.conversation_id == conversation_id
+def _new_reply(
+    conversation: Conversation, parent_id: str, seq: int, *, model: str, params: JsonObject, seed: int | None
+) -> Message:
+    conversation.params = params
+    return Message(
+        id=new_id(),
+        conversation_id=conversation.id,
+        parent_id=parent_id,
+        seq=seq,
+        role="assistant",
+        content="",
+        status="streaming",
+        model=model,
+        params=params,
+        seed=seed,
     )
-    path = leaf.cte("path", recursive=True)
-    parent = select(Message.id, Message.parent_id).join(path, Message.id == path.c.parent_id)
-    path = path.union_all(parent)
-    # A parent is always older than its children, so seq is the order from the root to the leaf.
-    return select(Message).join(path, Message.id == path.c.id).order_by(Message.seq)
+
+
+def _add_leaf(session: Session, conversation: Conversation, leaf: Message) -> None:
+    session.add(leaf)
+    session.flush()  # the conversation can point at it only once it is there
+    conversation.active_leaf_id = leaf.id
+    conversation.updated_at = utc_now()
 
 
 def _rowcount(session: Session, change: Update) -> int:

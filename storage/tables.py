@@ -20,8 +20,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Channel = Literal["ui", "widget", "api", "import", "terminal"]
-TitleSource = Literal["first_message", "user", "import"]
+TitleSource = Literal["first_message", "keywords", "user", "import"]
 Role = Literal["system", "user", "assistant"]
+Origin = Literal["written", "edited", "continued", "copied", "imported"]
 FinalStatus = Literal["complete", "stopped", "interrupted", "error"]
 Status = Literal["streaming", FinalStatus]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -82,12 +83,14 @@ class Conversation(Base):
 
     __tablename__ = "conversations"
 
-    id: Mapped[str] = mapped_column(primary_key=True, default=new_id)
+    number: Mapped[int] = mapped_column(primary_key=True)  # for tables of SQLite that know rows by whole numbers
+    id: Mapped[str] = mapped_column(unique=True, default=new_id)
     owner_id: Mapped[str]
     channel: Mapped[Channel] = mapped_column(Text)
     site_id: Mapped[str | None]
     title: Mapped[str | None]
     title_source: Mapped[TitleSource | None] = mapped_column(Text)
+    preset: Mapped[str | None]  # the name of the one that it began with
     system_prompt: Mapped[str | None]
     params: Mapped[JsonObject | None]
     model: Mapped[str | None]
@@ -97,6 +100,7 @@ class Conversation(Base):
     archived: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+    trashed_at: Mapped[datetime | None]  # when it was put into the trash, if it is there
 
     __table_args__ = (
         _one_of("channel", get_args(Channel)),
@@ -110,15 +114,20 @@ class Message(Base):
 
     __tablename__ = "messages"
 
-    id: Mapped[str] = mapped_column(primary_key=True, default=new_id)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True, default=new_id)
     conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"))
-    # Without this index, and active_leaf_id's, each deleted message would scan a table for references.
+    # Without this index, origin_id's and active_leaf_id's, each deleted message would scan a table for references.
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("messages.id"), index=True)
     seq: Mapped[int]
     role: Mapped[Role] = mapped_column(Text)
     content: Mapped[str]
+    origin: Mapped[Origin] = mapped_column(Text, default="written")
+    # the message that it was made from, if it was and that one is still there
+    origin_id: Mapped[str | None] = mapped_column(ForeignKey("messages.id", ondelete="SET NULL"), index=True)
     status: Mapped[Status] = mapped_column(Text)
     finish_reason: Mapped[FinishReason | None] = mapped_column(Text)
+    error: Mapped[str | None]  # one line, of a reply whose status is error
     model: Mapped[str | None]
     params: Mapped[JsonObject | None]
     seed: Mapped[int | None] = mapped_column(BigInteger)
@@ -134,7 +143,23 @@ class Message(Base):
 
     __table_args__ = (
         _one_of("role", get_args(Role)),
+        _one_of("origin", get_args(Origin)),
         _one_of("status", get_args(Status)),
         _one_of("finish_reason", get_args(FinishReason)),
         UniqueConstraint("conversation_id", "seq"),
     )
+
+
+class Feedback(Base):
+    """What a user thinks of a message."""
+
+    __tablename__ = "feedback"
+
+    message_id: Mapped[str] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    rating: Mapped[int | None]  # 1 good, -1 bad
+    comment: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    __table_args__ = (CheckConstraint("rating IN (-1, 1)", name="rating"),)

@@ -27,6 +27,7 @@ from model.errors import ModelError
 from model.gpt import GPT
 from model.sampling_params import SamplingParams
 from model.tokenizer import byte_alphabet
+from storage.branches import BranchStore
 from storage.conversations import ConversationStore
 from storage.database import Database
 
@@ -129,9 +130,13 @@ def engine() -> ScriptedEngine:
 
 
 @pytest.fixture
-def manager(store: ConversationStore, engine: ScriptedEngine, tiny_checkpoint: Checkpoint) -> Iterator[DialogueManager]:
+def manager(
+    store: ConversationStore, branches: BranchStore, engine: ScriptedEngine, tiny_checkpoint: Checkpoint
+) -> Iterator[DialogueManager]:
     builder = ContextBuilder(tiny_checkpoint.chat_template, tiny_checkpoint.tokenizer, tiny_checkpoint.config.n_ctx)
-    manager = DialogueManager(store, cast(Engine, engine), builder, model_name="tiny", sampling_params=SamplingParams())
+    manager = DialogueManager(
+        store, branches, cast(Engine, engine), builder, model_name="tiny", sampling_params=SamplingParams()
+    )
     yield manager
     manager.close()
 
@@ -190,11 +195,21 @@ def default_model(default_checkpoint: Checkpoint) -> GPT:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[ConversationStore]:
+def database(tmp_path: Path) -> Iterator[Database]:
     database = Database(tmp_path / "parley.db")
     database.migrate()
-    yield ConversationStore(database)
+    yield database
     database.close()
+
+
+@pytest.fixture
+def store(database: Database) -> ConversationStore:
+    return ConversationStore(database)
+
+
+@pytest.fixture
+def branches(database: Database) -> BranchStore:
+    return BranchStore(database)
 
 
 class Server:

@@ -157,3 +157,54 @@ def test_what_a_template_begins_otherwise_by_now_is_not_shared(tiny_checkpoint: 
 def test_nothing_that_a_user_wrote_is_shared(builder: ContextBuilder, tiny_checkpoint: Checkpoint, text: str) -> None:
     context = builder.build_alone(text, system_prompt=None, max_new_tokens=50)
     assert "user\n".startswith(tiny_checkpoint.tokenizer.decode(context.token_ids[: context.n_shared]))
+
+
+def pin(path: list[Message], *message_ids: str) -> list[Message]:
+    for message in path:
+        message.pinned = message.id in message_ids
+    return path
+
+
+def test_a_pinned_message_keeps_its_turn_in_the_prompt(builder: ContextBuilder) -> None:
+    path = pin(dialogue([20, 20, 20, 20, 20, 20]), "a0")
+    kept = included(builder, path)
+    assert kept[:2] == ["u0", "a0"]
+    assert "u1" not in kept
+    assert kept[-1] == "u5"
+
+
+def test_the_account_tells_the_pinned_from_those_that_fit(builder: ContextBuilder) -> None:
+    path = pin(dialogue([20, 20, 20, 20, 20, 20]), "u0", "u5")
+    entries = builder.build(path, system_prompt=SYSTEM, max_new_tokens=50).ledger["messages"]
+    reasons = {entry["message_id"]: entry["reason"] for entry in entries}
+    assert (reasons["u0"], reasons["a0"], reasons["u1"], reasons["u5"]) == ("pinned", "pinned", "dropped", "fits")
+
+
+@settings(deadline=None)
+@given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=12), pinned=st.sets(st.integers(0, 11), max_size=3))
+def test_every_prompt_with_pinned_messages_fits_or_says_that_it_cannot(
+    builder: ContextBuilder, sizes: list[int], pinned: set[int]
+) -> None:
+    path = pin(dialogue(sizes), *(f"u{i}" for i in pinned))
+    try:
+        context = builder.build(path, system_prompt=SYSTEM, max_new_tokens=50)
+    except MessageTooLong:
+        assert sum(size for i, size in enumerate(sizes) if i in pinned or i == len(sizes) - 1) > 30
+        return
+    assert len(context.token_ids) <= N_CTX - 50
+    kept = {entry["message_id"] for entry in context.ledger["messages"] if entry["included"]}
+    assert {f"u{i}" for i in pinned if i < len(sizes)} <= kept
+
+
+def test_the_beginning_of_a_reply_is_repeated_after_the_prompt(
+    builder: ContextBuilder, tiny_checkpoint: Checkpoint
+) -> None:
+    begun = builder.beginning(said("assistant", "Once upon"))
+    context = builder.build([said("user", "hello")], system_prompt=SYSTEM, max_new_tokens=50, begun=begun)
+    spelled = tiny_checkpoint.tokenizer.decode(context.token_ids)
+    assert spelled == "system\nBe brief.\nuser\nhello\nassistant\nOnce upon"
+
+
+def test_a_beginning_counts_against_the_budget(builder: ContextBuilder) -> None:
+    with pytest.raises(MessageTooLong):
+        builder.build([said("user", "hello")], system_prompt=SYSTEM, max_new_tokens=50, begun=[5] * 140)

@@ -18,6 +18,7 @@ from model.engine.engine import Engine
 from model.engine.sequence import Limits
 from model.errors import CheckpointError, EngineBusy, EngineStopped
 from model.sampling_params import SamplingParams
+from storage.branches import BranchStore
 from storage.conversations import ConversationStore
 from storage.errors import ConversationBusy, ConversationNotFound
 from storage.tables import Message
@@ -187,10 +188,10 @@ def test_a_message_that_the_template_refuses_is_not_stored(
 
 
 def test_a_reply_to_a_transcript_ends_where_the_next_turn_would_begin(
-    store: ConversationStore, engine: ScriptedEngine, tiny_checkpoint: Checkpoint
+    store: ConversationStore, branches: BranchStore, engine: ScriptedEngine, tiny_checkpoint: Checkpoint
 ) -> None:
     builder = ContextBuilder(ChatTemplate(None, tiny_checkpoint.tokenizer, {}), tiny_checkpoint.tokenizer, 256)
-    manager = DialogueManager(store, cast(Engine, engine), builder, model_name="base", sampling_params=PARAMS)
+    manager = DialogueManager(store, branches, cast(Engine, engine), builder, model_name="base", sampling_params=PARAMS)
     manager.send("ada", manager.start("ada", channel="ui").id, "hello", SamplingParams(stop=("!",)))
     assert engine.params[0].stop == ("!", *TRANSCRIPT_STOP)
     manager.close()
@@ -255,11 +256,13 @@ def runner(tiny_checkpoint: Checkpoint) -> FakeRunner:
 
 
 @pytest.fixture
-def reciter(store: ConversationStore, runner: FakeRunner, tiny_checkpoint: Checkpoint) -> Iterator[DialogueManager]:
+def reciter(
+    store: ConversationStore, branches: BranchStore, runner: FakeRunner, tiny_checkpoint: Checkpoint
+) -> Iterator[DialogueManager]:
     tokenizer = tiny_checkpoint.tokenizer
     engine = Engine(runner, tokenizer, Limits(1_000, frozenset({END})))
     builder = ContextBuilder(ChatTemplate(BEGINNING + CONTENTS, tokenizer, {}), tokenizer, 1_000)
-    manager = DialogueManager(store, engine, builder, model_name="alphabet", sampling_params=SamplingParams())
+    manager = DialogueManager(store, branches, engine, builder, model_name="alphabet", sampling_params=SamplingParams())
     yield manager
     runner.gate.set()
     manager.close()

@@ -4,7 +4,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,22 +43,16 @@ CALLS: dict[str, Callable[[ConversationStore, str, str, str], object]] = {
     "path": lambda store, owner, chat, reply: store.path(owner, chat),
     "message": lambda store, owner, chat, reply: store.message(owner, reply),
     "begin_turn": lambda store, owner, chat, reply: say(store, owner, chat, "mine now"),
+    "begin_reply": lambda store, owner, chat, reply: store.begin_reply(
+        owner, chat, parent_id=reply, model="m", params={}, seed=1
+    ),
+    "add_edited_reply": lambda store, owner, chat, reply: store.add_edited_reply(owner, reply, content="mine now"),
+    "update": lambda store, owner, chat, reply: store.update(owner, chat, title="mine now"),
+    "trash": lambda store, owner, chat, reply: store.trash(owner, chat),
+    "restore": lambda store, owner, chat, reply: store.restore(owner, chat),
     "flush_reply": lambda store, owner, chat, reply: store.flush_reply(owner, reply, content="mine now"),
     "finish_reply": lambda store, owner, chat, reply: finish(store, owner, reply),
 }
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "parley.db")
-    database.migrate()
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def store(database: Database) -> ConversationStore:
-    return ConversationStore(database)
 
 
 @pytest.fixture
@@ -118,6 +112,40 @@ def test_the_last_used_conversation_comes_first(store: ConversationStore, chat: 
     say(store, "ada", chat, "Hello")
     assert [conversation.id for conversation in store.recent("ada")] == [chat, third, second]
     assert [conversation.id for conversation in store.recent("ada", limit=1)] == [chat]
+
+
+def test_a_user_changes_what_a_conversation_is_called_and_how_it_is_kept(store: ConversationStore, chat: str) -> None:
+    store.update("ada", chat, title="Mine", pinned=True, system_prompt="Be brief.")
+    found = store.get("ada", chat)
+    assert (found.title, found.title_source, found.pinned, found.system_prompt) == ("Mine", "user", True, "Be brief.")
+    store.update("ada", chat, pinned=False)
+    assert (store.get("ada", chat).title, store.get("ada", chat).pinned) == ("Mine", False)
+
+
+def test_pinned_conversations_come_first(store: ConversationStore, chat: str) -> None:
+    newer = store.create("ada", channel="ui").id
+    store.update("ada", chat, pinned=True)
+    assert [conversation.id for conversation in store.recent("ada")] == [chat, newer]
+
+
+def test_a_conversation_waits_in_the_trash_until_it_is_restored(store: ConversationStore, chat: str) -> None:
+    say(store, "ada", chat, "Hello")
+    store.trash("ada", chat)
+    assert store.recent("ada") == []
+    assert [conversation.id for conversation in store.trashed("ada")] == [chat]
+    assert store.trashed("bob") == []
+    store.restore("ada", chat)
+    assert [conversation.id for conversation in store.recent("ada")] == [chat]
+    assert store.trashed("ada") == []
+    assert contents(store.path("ada", chat)) == ["Hello", ""]
+
+
+def test_what_is_in_the_trash_already_keeps_its_time(store: ConversationStore, chat: str) -> None:
+    store.trash("ada", chat)
+    [before] = store.trashed("ada")
+    store.trash("ada", chat)
+    [after] = store.trashed("ada")
+    assert before.trashed_at == after.trashed_at is not None
 
 
 def test_archived_conversations_are_not_recent(store: ConversationStore, database: Database, chat: str) -> None:
@@ -264,7 +292,7 @@ def test_a_stranger_gets_the_answer_for_what_does_not_exist(store: ConversationS
 
 def test_no_method_is_missing_among_the_stranger_s_calls() -> None:
     public = {name for name in vars(ConversationStore) if not name.startswith("_")}
-    assert public == CALLS.keys() | {"create", "recent", "interrupt_streaming"}
+    assert public == CALLS.keys() | {"create", "recent", "trashed", "interrupt_streaming"}
 
 
 def test_sixteen_threads_write_without_a_locked_database(store: ConversationStore, chat: str) -> None:

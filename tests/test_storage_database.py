@@ -3,10 +3,10 @@
 import hashlib
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -35,6 +35,18 @@ needs_readers = pytest.mark.skipif(
     has_wal_reset_bug(sqlite_version()), reason="this SQLite reads over its one connection"
 )
 
+# Two conversations, one without messages, and a tree whose ids are not in order
+OLD_ROWS = (
+    "INSERT INTO conversations (id, owner_id, channel, title, title_source, params, pinned, archived, created_at, "
+    "updated_at) VALUES ('c1', 'ada', 'ui', 'Hello', 'first_message', '{}', 1, 0, '2026-01-01', '2026-01-02'), "
+    "('c2', 'bob', 'widget', NULL, NULL, NULL, 0, 1, '2026-01-03', '2026-01-03')",
+    "INSERT INTO messages (id, conversation_id, parent_id, seq, role, content, status, seed, token_ids, pinned, "
+    "created_at) VALUES ('m9', 'c1', NULL, 1, 'user', 'Hi', 'complete', NULL, NULL, 0, '2026-01-01'), "
+    "('m3', 'c1', 'm9', 2, 'assistant', 'Hello.', 'stopped', 7, '[1, 2]', 1, '2026-01-01'), "
+    "('m1', 'c1', 'm9', 3, 'assistant', 'Yes?', 'complete', 8, NULL, 0, '2026-01-02')",
+    "UPDATE conversations SET active_leaf_id = 'm1' WHERE id = 'c1'",
+)
+
 OPEN_AS_NOBODY = """
 import os
 from pathlib import Path
@@ -42,14 +54,6 @@ from storage.database import Database
 os.setuid(os.getuid() or 65534)
 Database(Path("parley.db")).migrate()
 """
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "parley.db")
-    database.migrate()
-    yield database
-    database.close()
 
 
 def refusal(path: Path) -> str:
@@ -63,7 +67,13 @@ def refusal(path: Path) -> str:
 def schema(database: Database) -> dict[str, str]:
     query = text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name != 'alembic_version'")
     with database.read() as session:
-        return dict(session.execute(query).all())
+        # a table that was renamed has its name in quotes
+        return {name: sql.replace('"', "") for name, sql in session.execute(query)}
+
+
+def rows(database: Database, table: str) -> list[dict[str, object]]:
+    with database.read() as session:
+        return [dict(row) for row in session.execute(text(f"SELECT * FROM {table} ORDER BY id")).mappings()]
 
 
 @pytest.mark.parametrize(("kind", "query_only"), [("write", 0), pytest.param("read", 1, marks=needs_readers)])
@@ -168,6 +178,25 @@ def test_the_migrations_write_the_same_sql_as_the_mapped_tables(database: Databa
     assert schema(database) == mapped
 
 
+def test_a_file_of_the_first_schema_keeps_every_row(tmp_path: Path) -> None:
+    database = Database(tmp_path / "parley.db")
+    with database.write() as session:
+        config = Config(attributes={"connection": session.connection()})
+        config.set_main_option("script_location", "storage:migrations")
+        command.upgrade(config, "0001")
+        for sql in OLD_ROWS:
+            session.execute(text(sql))
+    old = [rows(database, table) for table in ("conversations", "messages")]
+    database.migrate()
+    new = [rows(database, table) for table in ("conversations", "messages")]
+    for before, after in zip(old, new, strict=True):
+        assert [row | old_row for row, old_row in zip(after, before, strict=True)] == after
+    assert {row["origin"] for row in new[1]} == {"written"}
+    with database.read() as session:
+        assert session.execute(text("PRAGMA foreign_key_check")).all() == []
+    database.close()
+
+
 def test_the_files_are_numbered_as_alembic_orders_them() -> None:
     config = Config()
     config.set_main_option("script_location", "storage:migrations")
@@ -191,7 +220,7 @@ def test_a_newer_schema_is_refused_and_left_alone(database: Database, tmp_path: 
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     database.close()
     before = hashlib.sha256((tmp_path / "parley.db").read_bytes()).digest()
-    with pytest.raises(DatabaseTooNew, match=r"parley\.db has schema revision 9999, .* up to 0001"):
+    with pytest.raises(DatabaseTooNew, match=r"parley\.db has schema revision 9999, .* up to \d{4}:"):
         database.migrate()
     database.close()
     assert hashlib.sha256((tmp_path / "parley.db").read_bytes()).digest() == before

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from chat.presets import PRESETS
 from chat.settings import SettingsError, load_settings
 from model.sampling_params import ResponseFormat, SamplingParams
 
@@ -38,6 +39,10 @@ SETTINGS_FLAGS: dict[str, Any] = {
 ENGINE_SETTINGS = ("data", "model", "dtype", "device", "native", "kv_memory", "kv_dtype", "threads")
 
 SystemFlag = Annotated[str | None, typer.Option("--system", help="The system prompt.")]
+PresetFlag = Annotated[
+    str | None,
+    typer.Option("--preset", help=f"A system prompt with its sampling: {', '.join(p.name for p in PRESETS)}."),
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 TemperatureFlag = Annotated[
