@@ -139,7 +139,7 @@ INLINE Floats exponential_within(Floats x) {
     y = y * r + 1.6666665459e-1f;
     y = y * r + 5.0000001201e-1f;
     y = y * r * r + r + 1.0f;
-    return (Floats)((Ints)y + ((Ints)shifted << 23));
+    return (Floats)((Words)y + ((Words)shifted << 23));  // beyond these x it wraps around
 }
 
 // For any x: of those beyond, e^-87 or e^88.
