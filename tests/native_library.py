@@ -27,9 +27,10 @@ def whole_source() -> str:
 
 
 @cache
-def load_reference(*, with_digits: bool = True) -> ctypes.CDLL:
-    """Compile it, once and for all sessions until one of the files changes; products in fp32 alone if wanted so."""
+def load_reference(*, without: str = "") -> ctypes.CDLL:
+    """Compile it, once and for all sessions until one of the files changes; without some instructions if wanted so."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "reference.c")
-        path.write_text(whole_source() if with_digits else "#undef __AVX512VNNI__\n" + whole_source())
+        undefined = {"__AVX512F__": ["__AVX512F__", "__AVX512VNNI__"]}.get(without, [without] if without else [])
+        path.write_text("".join(f"#undef {name}\n" for name in undefined) + whole_source())
         return load_library(path)

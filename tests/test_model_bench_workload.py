@@ -21,9 +21,9 @@ class FakeWorker:
         return getattr(Slow(), verb)(*arguments)
 
 
-def measure(worker: FakeWorker, n_ctx: int = 10_000) -> Values:
+def measure(worker: FakeWorker, n_ctx: int = 10_000, n_positions: int = 10_000) -> Values:
     values: Values = {}
-    for case in cases(n_ctx):
+    for case in cases(n_ctx, n_positions):
         values |= case.measure(cast(Worker, worker), Ids(ORDINARY_IDS, [0]))
     return values
 
@@ -50,8 +50,14 @@ def test_a_short_context_leaves_out_what_does_not_fit() -> None:
     assert {figure.tokens for figure in measure(FakeWorker(), n_ctx=256)} == {64, 100}
 
 
+def test_a_small_cache_leaves_out_what_does_not_fit() -> None:
+    measured = measure(FakeWorker(), n_positions=1_000)
+    assert {figure.chats for figure in measured if figure.what == "decode"} == {1, 2, 4}
+    assert {figure.tokens for figure in measured if figure.what == "prefill"} == {64, 512}
+
+
 def test_no_case_needs_more_than_it_says() -> None:
-    for case in cases(10_000):
+    for case in cases(10_000, 10_000):
         worker = FakeWorker()
         case.measure(cast(Worker, worker), Ids(ORDINARY_IDS, [0]))
         lengths = [len(value) if verb == "prefill" else sum(map(len, value)) for verb, value in worker.asked]
@@ -61,6 +67,6 @@ def test_no_case_needs_more_than_it_says() -> None:
 def test_contestants_get_the_same_tokens_and_another_run_others() -> None:
     first, second, third = FakeWorker(), FakeWorker(), FakeWorker()
     for worker, seed in ((first, 1), (second, 1), (third, 2)):
-        cases(10_000)[-1].measure(cast(Worker, worker), Ids(ORDINARY_IDS, [seed]))
+        cases(10_000, 10_000)[-1].measure(cast(Worker, worker), Ids(ORDINARY_IDS, [seed]))
     assert first.asked == second.asked != third.asked
     assert {token_id for turn in first.asked[0][1] for token_id in turn} <= set(ORDINARY_IDS)

@@ -22,7 +22,7 @@ from model.engine.stop_strings import StopStrings
 from model.errors import ModelError
 from model.sampling import Floats
 from model.sampling_params import ResponseFormat, SamplingParams
-from model.tokenizer import Tokenizer
+from model.tokenizer import StreamingDetokenizer, Tokenizer
 
 END = 2
 NOTHING_LEFT = "No token can follow: what the request forbids and what it demands leave none."
@@ -258,6 +258,24 @@ def test_constraint_that_gives_up_ends_the_reply_with_its_error(tokenizer: Token
 
     generation = run(tokenizer, "123", constraint=GivesUp(tokenizer))
     assert (said(generation), generation.error) == (("12", "error"), "The library gives up.")
+
+
+def test_last_tokens_without_text_come_too(tokenizer: Tokenizer) -> None:
+    control = next(token_id for token_id in tokenizer.control_tokens.values() if token_id != END)
+    pieces = list(run(tokenizer, "cd", logit_bias=((control, 100.0),), max_tokens=2, logprobs=0))
+    assert [(piece.text, piece.token_ids, len(piece.logprobs)) for piece in pieces] == [("", (control, control), 2)]
+
+
+def test_a_reply_whose_end_cannot_be_passed_on_ends_with_an_error(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: StreamingDetokenizer) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(StreamingDetokenizer, "finish", fail)
+    generation = run(tokenizer, "cd$")
+    assert said(generation) == ("cd", "error")
+    assert generation.error == "The end of the reply could not be passed on."
 
 
 def test_no_logprobs_come_unasked(tokenizer: Tokenizer) -> None:

@@ -35,15 +35,18 @@ SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1 -fex
 Array = np.ndarray
 
 
-@pytest.fixture(scope="module")
-def library() -> ctypes.CDLL:
-    return load_reference()
+@pytest.fixture(scope="module", params=["", "__AVX512F__"], ids=["as on this machine", "narrow"])
+def library(request: pytest.FixtureRequest) -> ctypes.CDLL:
+    """The library with either width of vectors; the machine may have the second one only."""
+    return load_reference(without=request.param)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["as on this machine", "in fp32"])
+@pytest.fixture(
+    scope="module", params=["", "__AVX512VNNI__", "__AVX512F__"], ids=["as on this machine", "fp32", "narrow"]
+)
 def arithmetic(request: pytest.FixtureRequest) -> ctypes.CDLL:
-    """The library with either way to multiply weights of 4 and 8 bits; the machine may have the second one only."""
-    return load_reference(with_digits=request.param)
+    """Likewise, and with either way to multiply weights of 4 and 8 bits."""
+    return load_reference(without=request.param)
 
 
 def address(array: Array) -> ctypes.c_void_p:
@@ -233,7 +236,7 @@ class Attention:
         library.parley_cache_bytes.restype = ctypes.c_size_t
         n_bytes = library.parley_cache_bytes(ctypes.byref(self._model), self._n_blocks, is_short)
         self._memory = np.full(n_bytes // 4, np.nan, np.float32)
-        self._cache = _Cache(self._n_blocks, is_short, self._memory.ctypes.data)
+        self._cache = _Cache(is_short, self._memory.ctypes.data)
 
     def numbers(self, n: int, scale: float = 1) -> tuple[Array, Array, Array]:
         """Random queries, keys and values of n tokens."""
@@ -305,6 +308,24 @@ def test_attention_in_chunks_is_that_of_the_whole_bit_for_bit(
     numbers = attention.numbers(n)
     whole = attention.fast(*numbers)
     assert_same_bits(attention.fast(*numbers, n_at_once=max(n_at_once, n // 20), seed=seed), whole)
+
+
+@pytest.mark.parametrize("kv_dtype", ATTENTION)
+@pytest.mark.parametrize(("window", "place"), [(0, 19), (4, 10), (16, 3), (300, 0)])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_what_is_not_finite_reaches_only_those_who_see_it(
+    library: ctypes.CDLL, kv_dtype: str, window: int, place: int, number: float
+) -> None:
+    attention = Attention(library, n_head=6, n_kv_head=2, head_dim=16, window=window, is_short=kv_dtype == "int16")
+    q, k, v = attention.numbers(40)
+    sound = attention.fast(q, k, v)
+    k[place], v[place] = number, number
+    spoilt = attention.fast(q, k, v)
+    seeing = slice(place, place + window if window else None)
+    blind = np.ones(40, bool)
+    blind[seeing] = False
+    assert_same_bits(spoilt[blind], sound[blind])
+    assert not np.isfinite(spoilt[seeing]).any()
 
 
 @pytest.mark.parametrize("kv_dtype", ATTENTION)

@@ -19,6 +19,7 @@ from native_library import needs_compiler
 
 from model.checkpoint.checkpoint import Checkpoint, load_model
 from model.checkpoint.open import open_checkpoint
+from model.config import BLOCK_SIZE
 from model.engine.runner import Chunk
 from model.native import build
 from model.native.build import BuildError
@@ -339,3 +340,53 @@ def test_progress_counts_every_tensor(tiny_checkpoint: Checkpoint) -> None:
     seen: list[tuple[int, int]] = []
     NativeRunner(tiny_checkpoint, 8, n_threads=1, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i, 20) for i in range(1, 21)]
+
+
+NONSENSE = {
+    "more tokens than blocks": Chunk([1] * (BLOCK_SIZE + 1), 0, [0], 1),
+    "a start beyond the blocks": Chunk([1], 1_000, [0], 1),
+    "a start before the beginning": Chunk([1], -1, [0], 1),
+    "no tokens": Chunk([], 0, [0], 0),
+    "more logits than tokens": Chunk([1], 0, [0], 3),
+    "fewer logits than none": Chunk([1], 0, [0], -1),
+    "a block that does not exist": Chunk([1], 0, [N_BLOCKS], 1),
+    "a token that does not exist": Chunk([VOCAB_SIZE], 0, [0], 1),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_chunks_that_make_no_sense_are_refused(open_family: Open, name: str) -> None:
+    runner = NativeRunner(open_family("smollm2", "F32"), N_BLOCKS, n_threads=1)
+    with pytest.raises(ValueError, match=r"must "):
+        runner.run([Chunk([1], 0, [1], 1), NONSENSE[name]])
+
+
+def test_positions_beyond_those_that_a_model_has_learned_are_refused(open_family: Open) -> None:
+    checkpoint = open_family("gpt2", "F32")
+    n_ctx = checkpoint.config.n_ctx
+    n_blocks = n_ctx // BLOCK_SIZE + 2
+    runner = NativeRunner(checkpoint, n_blocks, n_threads=1)
+    with pytest.raises(ValueError, match=rf"positions must lie below {n_ctx}, got 1 from {n_ctx} on"):
+        runner.run([Chunk([1], n_ctx, range(n_blocks), 1)])
+
+
+@pytest.mark.parametrize(("source", "target"), [(0, N_BLOCKS), (N_BLOCKS, 0), (-1, 0)])
+def test_blocks_that_do_not_exist_are_not_copied(open_family: Open, source: int, target: int) -> None:
+    runner = NativeRunner(open_family("smollm2", "F32"), N_BLOCKS, n_threads=1)
+    with pytest.raises(ValueError, match=f"blocks must lie between 0 and {N_BLOCKS - 1}"):
+        runner.copy_block(source, target)
+
+
+def test_a_draft_that_is_not_finite_is_nobody_else_s_concern(open_family: Open, tmp_path: Path) -> None:
+    folder = copy_in_one_file(write_hf_folder(FAMILIES["smollm2"].make(), tmp_path / "sharded"), tmp_path / "x")
+    checkpoint = open_checkpoint(folder)
+    runner = NativeRunner(checkpoint, N_BLOCKS, n_threads=1)
+    embedding = runner._weights.model.wte
+    assert embedding.kind == 4  # fp32, in groups of 32 rows
+    row = (ctypes.c_float * (32 * 32)).from_address(embedding.data)
+    row[11] = float("nan")  # the first number of token 11
+    alone = runner.run([Chunk([24], 0, [0], 1)]).copy()
+    beside = runner.run([Chunk([24, 11], 0, [1], 2)])
+    assert np.isfinite(np.delete(alone[0], 11)).all()  # the logit of token 11 is made from its embedding too
+    np.testing.assert_array_equal(beside[0], alone[0])
+    assert not np.isfinite(beside[1]).any()

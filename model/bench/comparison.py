@@ -34,22 +34,25 @@ class Comparison:
         open_parley: Opener,
         peers: tuple[str, ...],
         *,
+        n_ctx: int,
+        n_positions: int,
         n_threads: int,
         n_runs: int,
         progress: Callable[[int, int], None],
     ) -> None:
         self._checkpoint = checkpoint
+        self._n_ctx = n_ctx
         self._n_threads = n_threads
         self._n_runs = n_runs
         self._progress = progress
         self._prompts = encode_questions(checkpoint.chat_template)
-        self._cases = cases(checkpoint.config.n_ctx)
+        self._cases = cases(n_ctx, n_positions)
         self._openers = {OURS: partial(Parley, open_parley)} | {name: self._open_peer(name) for name in peers}
         self._figures = Figures()
         self._n_done = 0
 
     def run(self) -> Result:
-        """Measure everything; raises ModelError when a contestant fails."""
+        """Measure everything that fits; raises ModelError when a contestant fails."""
         with ExitStack() as stack:
             workers = self._start(stack)
             for number, case in enumerate(self._cases):
@@ -62,7 +65,7 @@ class Comparison:
                 reference,
                 self._prompts,
                 self._figures,
-                n_ctx=self._checkpoint.config.n_ctx,
+                n_ctx=self._n_ctx,
                 advance=self._advance,
             )
             descriptions = {worker.name: worker.call("describe") for worker in workers}
@@ -87,7 +90,8 @@ class Comparison:
         """Have the contestants take turns, all with the same tokens. The first round is not counted."""
         ordinary_ids = self._ordinary_ids()
         for run in range(self._n_runs + 1):
-            for worker in workers:
+            # each of them comes after another one in each round
+            for worker in [*workers[run % len(workers) :], *workers[: run % len(workers)]]:
                 values = case.measure(worker, Ids(ordinary_ids, [number, run]))
                 for figure, value in values.items() if run else ():
                     self._figures.add(figure, worker.name, value)
@@ -111,7 +115,7 @@ class Comparison:
 
     def _longest_reply(self) -> int:
         """Return how many tokens the longest question takes with its reply."""
-        return min(max(map(len, self._prompts)) + N_GREEDY, self._checkpoint.config.n_ctx)
+        return min(max(map(len, self._prompts)) + N_GREEDY, self._n_ctx)
 
     def _advance(self) -> None:
         self._n_done += 1

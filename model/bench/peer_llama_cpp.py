@@ -1,7 +1,8 @@
 """llama.cpp, through the C interface that its own benchmarks use: no sampler, no text, whole batches at a time.
 
-One context serves all measurements, with the cells of its cache shared by all sequences, as in llama.cpp's server.
-Everything that is not said here is at llama.cpp's default: batches of 512, flash attention where it suits, mmap.
+One context serves single sequences, another several at once: there each has a part of the cache of its own, which is
+faster than cells that all share. Everything that is not said here is at llama.cpp's default: batches of 512, flash
+attention where it suits, mmap.
 """
 
 import ctypes
@@ -33,17 +34,24 @@ class LlamaCpp:
         llama_cpp.llama_log_set(self._silence, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = params.n_batch = n_ctx
-        params.n_seq_max, params.kv_unified = N_SEQUENCES, True
-        params.n_threads = params.n_threads_batch = n_threads
-        self._context = llama_cpp.llama_init_from_model(model, params) if model else None
-        if not self._context:
+        if not model:
             raise ModelError(f"{path}: llama.cpp cannot load this file.")
+        self._one = self._new_context(model, n_ctx, 1, n_threads)
+        self._many = self._new_context(model, n_ctx, N_SEQUENCES, n_threads)
+        self._context = self._one
         self._n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
         self._batch = llama_cpp.llama_batch_init(n_ctx, 0, 1)
         arrays = (self._batch.token, self._batch.pos, self._batch.n_seq_id, self._batch.logits)
         self._columns = [np.ctypeslib.as_array(array, (n_ctx,)) for array in arrays]
+
+    def _new_context(self, model: Any, n_ctx: int, n_sequences: int, n_threads: int) -> Any:
+        params = self._api.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_seq_max = n_ctx, n_ctx, n_sequences
+        params.n_threads = params.n_threads_batch = n_threads
+        context = self._api.llama_init_from_model(model, params)
+        if not context:
+            raise ModelError(f"llama.cpp has no room for {n_ctx} tokens.")
+        return context
 
     def describe(self) -> str:
         """Say which instructions it has been compiled for."""
@@ -59,13 +67,16 @@ class LlamaCpp:
 
     def decode(self, prompts: Sequence[Tokens], n_tokens: int) -> float:
         """Return the seconds of `n_tokens` batches with one token of each sequence."""
+        self._context = self._many if len(prompts) > 1 else self._one
         self._clear()
         newest = [int(self._read(prompt, sequence).argmax()) for sequence, prompt in enumerate(prompts)]
         n_prompt, sequences = len(prompts[0]), range(len(prompts))
         start = time.perf_counter()
         for i in range(n_tokens):
             newest = self._compute(newest, [n_prompt + i] * len(prompts), sequences, len(prompts)).argmax(-1).tolist()
-        return time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self._context = self._one
+        return seconds
 
     def chat(self, turns: Sequence[Tokens], n_reply: int) -> list[float]:
         """Return the seconds to the first token of each reply; what has been computed stays in the cache."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
 
 from model.bench.contestant import Tokens
 from model.sampling import Floats
@@ -63,10 +63,9 @@ class Transformers:
             attention_mask=torch.tensor(
                 [left + [1] * len(prompt) for left, prompt in zip(padding, prompts, strict=True)]
             ),
-            max_new_tokens=n_tokens,
-            do_sample=False,
-            suppress_tokens=self._end_ids,
-            pad_token_id=0,
+            generation_config=GenerationConfig(  # not what the folder recommends
+                max_new_tokens=n_tokens, do_sample=False, suppress_tokens=self._end_ids, pad_token_id=0
+            ),
         )
         replies: list[list[int]] = written[:, longest:].tolist()
         return replies

@@ -43,9 +43,9 @@ class Case:
     n_ctx: int
 
 
-def cases(n_ctx: int) -> list[Case]:
-    """Return what fits into a context of so many tokens."""
-    return [case for case in _cases() if case.n_ctx <= n_ctx]
+def cases(n_ctx: int, n_positions: int) -> list[Case]:
+    """Return what fits into a context of so many tokens, and a cache for so many of all chats together."""
+    return [case for case in _cases() if case.n_ctx <= n_ctx and case.n_tokens <= n_positions]
 
 
 def _cases() -> Iterator[Case]:

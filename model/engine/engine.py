@@ -10,7 +10,7 @@ from model.config import BLOCK_SIZE
 from model.engine.generation import Generation
 from model.engine.runner import Runner
 from model.engine.scheduler import Scheduler, Step
-from model.engine.sequence import Limits, Sequence
+from model.engine.sequence import Clock, Limits, Sequence
 from model.errors import EngineStopped, PromptTooLong
 from model.sampling_params import SamplingParams
 from model.tokenizer import Tokenizer
@@ -81,6 +81,7 @@ class Engine:
         cannot be followed, an owner that is no text, an n_shared beyond the prompt, or a timeout that is not positive;
         PromptTooLong, EngineBusy, EngineStopped.
         """
+        clock = Clock()
         self._check_prompt(token_ids, n_shared)
         _check_timeout(timeout)
         if not isinstance(owner, str):  # None would share all tokens with everybody
@@ -96,6 +97,7 @@ class Engine:
             constraint=constraint,
             n_shared=n_shared,
             timeout=timeout,
+            clock=clock,
         )
         sequence.generation.call_on_cancel(partial(self._cancel, sequence))
         with self._changed:

@@ -46,6 +46,7 @@ class Sequence:
         constraint: "Constraint | None" = None,
         n_shared: int = 0,
         timeout: float,
+        clock: "Clock | None" = None,
     ) -> None:
         self.owner = owner
         self.token_ids = list(token_ids)
@@ -69,7 +70,7 @@ class Sequence:
         self._unsent_logprobs: list[TokenLogprob] = []
         self._drafts: _Drafts | None = None  # of a sequence that has been asked for some
         self._error: str | None = None
-        self._clock = _Clock()
+        self._clock = clock or Clock()
 
     @property
     def n_completed(self) -> int:
@@ -144,9 +145,12 @@ class Sequence:
             return "error"
 
     def finish(self, reason: FinishReason, error: str | None = None) -> None:
-        """Pass on what was held back and close the caller's side."""
-        held = self._stop_strings.add(self._detokenizer.finish()) + self._stop_strings.finish()
-        self._emit(held)
+        """Pass on what was held back and close the caller's side, whatever happens on the way."""
+        try:
+            self._emit_rest()
+        except Exception:
+            logger.exception("the end of a reply is lost")
+            reason, error = "error", "The end of the reply could not be passed on."
         usage = self._usage()
         logger.info(
             "reply of %d tokens to %d (%d cached) in %.0f ms: %s",
@@ -199,11 +203,20 @@ class Sequence:
         may_stop = self.n_completed > self._params.min_tokens
         self._emit(self._stop_strings.add(self._detokenizer.add(token_id), may_stop=may_stop))
 
+    def _emit_rest(self) -> None:
+        """Pass on the text that was held back, and the last tokens even if they have none."""
+        held = self._stop_strings.add(self._detokenizer.finish()) + self._stop_strings.finish()
+        if held or (self._unsent and not self._stop_strings.found):
+            self._pass_on(held)
+
     def _emit(self, text: str) -> None:
         if text:
-            self.generation.emit(Piece(text, tuple(self._unsent), tuple(self._unsent_logprobs)))
-            self._unsent.clear()
-            self._unsent_logprobs.clear()
+            self._pass_on(text)
+
+    def _pass_on(self, text: str) -> None:
+        self.generation.emit(Piece(text, tuple(self._unsent), tuple(self._unsent_logprobs)))
+        self._unsent.clear()
+        self._unsent_logprobs.clear()
 
 
 def token_logprob(logits: Floats, token_id: int, n_most_likely: int) -> TokenLogprob:
@@ -249,8 +262,8 @@ class _Drafts:
 
 
 @dataclass(slots=True)
-class _Clock:
-    """When things happened, in milliseconds since the sequence was made."""
+class Clock:
+    """When things happened, in milliseconds since the reply was asked for."""
 
     start: float = field(default_factory=time.perf_counter)
     started_ms: float | None = None

@@ -37,6 +37,7 @@
 #define UNROLL _Pragma("GCC unroll 32")
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef float Quad __attribute__((vector_size(16)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef int8_t Bytes __attribute__((vector_size(LANES)));
@@ -90,8 +91,8 @@ typedef struct {
 } Chunk;
 
 typedef struct {
-    int32_t n_blocks, is_short;  // 16-bit numbers with scales, else fp32
-    uint8_t *data;               // (n_blocks, n_layer, n_kv_head) of what `Head` describes
+    int32_t is_short;  // 16-bit numbers with scales, else fp32
+    uint8_t *data;     // (n_blocks, n_layer, n_kv_head) of what `Head` describes
 } Cache;
 
 static int pad(int n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
@@ -110,7 +111,10 @@ INLINE Floats rounded(Floats x) {
 #if defined(__AVX__)
     __asm__("" : "+v"(x));
 #elif defined(__aarch64__)
-    __asm__("" : "+w"(x));
+    Quad part[LANES / 4];  // what a register holds
+    memcpy(part, &x, sizeof x);
+    UNROLL for (int i = 0; i < LANES / 4; i++) __asm__("" : "+w"(part[i]));
+    memcpy(&x, part, sizeof x);
 #endif
     return x;
 }
@@ -193,7 +197,8 @@ INLINE Rounding rounding_of(const float *x, int n, float whole) {
 
 typedef struct {
     int n_threads;
-    atomic_int arrived, phase;
+    atomic_int arrived;
+    atomic_uint phase;
 } Barrier;
 
 INLINE void pause_a_little(void) {
@@ -204,7 +209,7 @@ INLINE void pause_a_little(void) {
 
 // Waits until all threads have come here; the last one opens the next phase.
 static void wait_for_all(Barrier *barrier) {
-    int phase = atomic_load_explicit(&barrier->phase, memory_order_relaxed);
+    unsigned phase = atomic_load_explicit(&barrier->phase, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) == barrier->n_threads - 1) {
         atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&barrier->phase, phase + 1, memory_order_release);
@@ -242,7 +247,7 @@ typedef struct {
     pthread_t *threads;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    atomic_int n_steps;
+    atomic_uint n_steps;
     int closing;
     // The step
     int n_tokens, n_chunks, n_logits;
@@ -485,7 +490,8 @@ INLINE void take_bytes(int kind, const uint8_t *block, int v, Words bytes[BLOCK 
 }
 
 // A group of rows with n vectors, in whole numbers: 64 products in an instruction, three times for the digits, where
-// fp32 has 16. The sum over a block is exact, so that only its 24 bits are rounded.
+// fp32 has 16. The sums over a block are exact; what is rounded are the numbers of the vectors, to 24 bits, and the
+// sums when they become fp32.
 INLINE void multiply_digits(int kind, int n, const uint8_t *block, int n_blocks, const Digits *x,
                             const float *sums_of_x, Column *totals) {
     memset(totals, 0, n * sizeof *totals);
@@ -723,8 +729,8 @@ INLINE Two load_values(int is_short, Head head, int p, int column, int width) {
     return (Two){load(head.values, at), load(head.values, at + LANES)};
 }
 
-// Scores of n queries at the positions of one block. What lies `ahead` is fetched on the way, a line for each line that
-// is read, so that nobody waits for the memory.
+// Scores of n queries at the positions of one block. What lies `ahead` is fetched on the way, of 16-bit numbers a line
+// for each line that is read, so that nobody waits for the memory.
 INLINE void score_block(int is_short, int n, Head head, int D, float *const *q, float scale, float *scores,
                         const uint8_t *ahead) {
     for (int p = 0; p < POSITIONS; p += LANES) {
@@ -770,11 +776,13 @@ INLINE void add_values(int is_short, int n, Head head, int width, int first, int
 
 typedef struct {
     int n, first, end;                 // queries; positions of this part that any of them sees
+    int first_common, end_common;      // that all of them see, if there are such
     int from[QUERIES], last[QUERIES];  // what each of them sees
     float *q[QUERIES], *part[QUERIES];
 } Queries;
 
-// Turns scores into weights e^(score - largest), zero where a query may not look.
+// Turns scores into weights e^(score - largest), zero where a query may not look; the largest and the sum go into its
+// part.
 static void weigh(const Queries *queries, int i, float *scores, int base) {
     Floats largest = broadcast(-INFINITY), sum = {0};
     int first = queries->first / POSITIONS * POSITIONS, from = queries->from[i], last = queries->last[i];
@@ -806,6 +814,24 @@ static void weigh(const Queries *queries, int i, float *scores, int base) {
         default: CALL(AT_ONCE); i += AT_ONCE;          \
     }
 
+// Adds the values of the block at position p to what the queries gather, in the order of positions: together those that
+// all of them see, and one by one the others, since what a query may not see need not even be finite.
+INLINE void add_block_values(int is_short, Head head, int width, int p, const Queries *queries, const float *weights,
+                             float *const *out, const uint8_t *ahead) {
+    int n = queries->n, first = MIN(MAX(queries->first_common - p, 0), POSITIONS);
+    int end = MIN(MAX(queries->end_common - p, first), POSITIONS);
+    for (int i = 0; i < n; i++) {
+        int own = MAX(queries->from[i] - p, 0), own_end = MIN(queries->last[i] + 1 - p, first);
+        if (own < own_end) add_values(is_short, 1, head, width, own, own_end, weights + i * PART, out + i, ahead);
+    }
+#define ADD(m) add_values(is_short, m, head, width, first, end, weights + i * PART, out + i, ahead)
+    FOR_QUERIES(n, i, ADD)
+    for (int i = 0; i < n; i++) {
+        int own = MAX(queries->from[i] - p, end), own_end = MIN(queries->last[i] + 1 - p, POSITIONS);
+        if (own < own_end) add_values(is_short, 1, head, width, own, own_end, weights + i * PART, out + i, ahead);
+    }
+}
+
 typedef struct {
     int first_token, n_tokens, head, part;  // tokens of one chunk, a head of keys
 } Item;
@@ -821,9 +847,10 @@ INLINE Head head_of(const Engine *engine, int is_short, int layer, const Item *i
 INLINE void attend(const Engine *engine, int is_short, int layer, const Item *item, const Item *next,
                    const Queries *queries, float *scores) {
     int D = engine->model->head_dim, width = width_of(engine->model), n = queries->n, base = item->part * PART;
-    int first = (queries->first - base) / POSITIONS, end = (queries->end - base + POSITIONS - 1) / POSITIONS;
+    int first_block = (queries->first - base) / POSITIONS;
+    int end_block = (queries->end - base + POSITIONS - 1) / POSITIONS;
     float scale = 1 / sqrtf(D), *out[QUERIES];
-    for (int b = first; b < end; b++) {
+    for (int b = first_block; b < end_block; b++) {
         Head head = head_of(engine, is_short, layer, item, b);
         float *block_scores = scores + b * POSITIONS;
         fetch_early(head.value_scales);
@@ -835,17 +862,17 @@ INLINE void attend(const Engine *engine, int is_short, int layer, const Item *it
         out[i] = queries->part[i] + 2;
         memset(out[i], 0, width * sizeof(float));
     }
-    for (int b = first; b < end; b++) {
-        Head head = head_of(engine, is_short, layer, item, b), ahead = head_of(engine, is_short, layer, next, b - first);
-        int p = base + b * POSITIONS, from = MAX(queries->first - p, 0), to = MIN(queries->end - p, POSITIONS);
+    for (int b = first_block; b < end_block; b++) {
+        Head head = head_of(engine, is_short, layer, item, b);
+        Head ahead = head_of(engine, is_short, layer, next, b - first_block);
+        int p = base + b * POSITIONS;
         float *weights = scores + b * POSITIONS;
         fetch_early(ahead.key_scales);
         if (is_short)
             for (int i = 0; i < n; i++)
                 for (int j = 0; j < POSITIONS; j += LANES)
                     *(AnyFloats *)(weights + i * PART + j) *= *(const AnyFloats *)(head.value_scales + j);
-#define ADD(m) add_values(is_short, m, head, width, from, to, weights + i * PART, out + i, ahead.keys)
-        FOR_QUERIES(n, i, ADD)
+        add_block_values(is_short, head, width, p, queries, weights, out, ahead.keys);
     }
 }
 
@@ -859,7 +886,7 @@ static void attend_item(Engine *engine, int layer, const Item *item, const Item 
     int n_rep = model->n_head / model->n_kv_head, window = model->layers[layer].window, D = model->head_dim;
     int part = item->part;
     for (int rep = 0; rep < n_rep; rep += QUERIES) {  // more heads than rows share keys: rarely
-        Queries queries = {.first = INT32_MAX};
+        Queries queries = {.first = INT32_MAX, .end_common = INT32_MAX};
         for (int t = item->first_token; t < item->first_token + item->n_tokens; t++)
             for (int r = rep; r < MIN(n_rep, rep + QUERIES); r++) {
                 int i = queries.n++, last = engine->position[t], head = item->head * n_rep + r;
@@ -867,6 +894,8 @@ static void attend_item(Engine *engine, int layer, const Item *item, const Item 
                 queries.from[i] = window ? MAX(0, last - window + 1) : 0;
                 queries.first = MIN(queries.first, MAX(queries.from[i], part * PART));
                 queries.end = MAX(queries.end, MIN(last + 1, (part + 1) * PART));
+                queries.first_common = MAX(queries.first_common, queries.from[i]);
+                queries.end_common = MIN(queries.end_common, last + 1);
                 queries.q[i] = engine->q + (size_t)t * pad(model->n_head * D) + head * D;
                 queries.part[i] = part_of(engine, t, head, part);
             }
@@ -1106,7 +1135,7 @@ static void *work(void *argument) {
     Worker worker = *(Worker *)argument;
     Engine *engine = worker.engine;
     free(argument);
-    for (int n_seen = 0;; n_seen++) {
+    for (unsigned n_seen = 0;; n_seen++) {
         for (int spins = 0; spins < SPINS && atomic_load(&engine->n_steps) == n_seen; spins++) pause_a_little();
         if (atomic_load(&engine->n_steps) == n_seen) {
             pthread_mutex_lock(&engine->mutex);

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from model.checkpoint.checkpoint import Checkpoint
-from model.config import GPTConfig
+from model.config import BLOCK_SIZE, GPTConfig
 from model.engine.runner import Chunk, KVDType
 from model.native.build import load_library
 from model.native.weights import ROWS, pack, read_vector
@@ -18,6 +18,8 @@ from model.parameters import Shape, parameter_shapes
 from model.sampling import Floats
 
 SOURCE = Path(__file__).with_name("decode.c")
+
+MAX_PADDING = 32  # numbers: what decode.c pads values to, with the widest vectors
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")  # in the order of decode.c
 
@@ -70,7 +72,7 @@ class _Model(ctypes.Structure):
 
 
 class _Cache(ctypes.Structure):
-    _fields_ = [("n_blocks", ctypes.c_int32), ("is_short", ctypes.c_int32), ("data", ctypes.c_void_p)]
+    _fields_ = [("is_short", ctypes.c_int32), ("data", ctypes.c_void_p)]
 
 
 class _Chunk(ctypes.Structure):
@@ -88,10 +90,10 @@ def unsupported(config: GPTConfig) -> str | None:
 
 
 def position_bytes(config: GPTConfig, kv_dtype: KVDType) -> int:
-    """Return how many bytes the keys and values of one position take, or a few less."""
-    if kv_dtype == "float32":
-        return 4 * config.n_cached
-    return 2 * config.n_cached + 2 * 4 * config.n_layer * config.n_kv_head  # a scale for each vector
+    """Return how many bytes the keys and values of one position take, or a few more."""
+    n_numbers = config.head_dim + -(-config.head_dim // MAX_PADDING) * MAX_PADDING  # of a key, and of a padded value
+    n_bytes = 4 * n_numbers if kv_dtype == "float32" else 2 * n_numbers + 2 * 4  # a scale for each
+    return config.n_layer * config.n_kv_head * n_bytes
 
 
 @cache
@@ -124,11 +126,13 @@ class NativeRunner:
         self._library = native_library()
         self._n_blocks = n_blocks
         self._vocab_size = checkpoint.config.vocab_size
+        # what a table of learned positions holds; rotary ones go on
+        self._n_ctx = checkpoint.config.n_ctx if checkpoint.config.rope is None else 2**31 - 1
         self._weights = _Weights(checkpoint, progress)  # the memory that the library reads
         is_short = kv_dtype == "int16"
         n_bytes = self._library.parley_cache_bytes(self._weights.model, n_blocks, is_short)
         self._keys_and_values = _reserve(n_bytes)
-        self._cache = _Cache(n_blocks, is_short, _address(self._keys_and_values))
+        self._cache = _Cache(is_short, _address(self._keys_and_values))
         self._engine = self._library.parley_open(self._weights.model, self._cache, n_threads)
         if not self._engine:
             raise MemoryError("too little memory, or too few threads, for the native kernels")
@@ -141,11 +145,13 @@ class NativeRunner:
         return self._n_blocks
 
     def run(self, chunks: Sequence[Chunk]) -> Floats:
-        """Compute the chunks of different sequences; returns the wanted logits, (sum of n_logits, V), in fp32."""
+        """Compute the chunks of different sequences; returns the wanted logits, (sum of n_logits, V), in fp32.
+
+        Raises ValueError for chunks that make no sense: the kernels would read and write anywhere.
+        """
         token_ids = np.array([token_id for chunk in chunks for token_id in chunk.token_ids], np.int32)
         tables = [np.array(chunk.block_table, np.int32) for chunk in chunks]
-        assert 0 <= token_ids.min() <= token_ids.max() < self._vocab_size, "a token id is not in the vocabulary"
-        assert all(0 <= table.min() <= table.max() < self._n_blocks for table in tables), "a block does not exist"
+        self._check(chunks, tables, token_ids)
         structures = (_Chunk * len(chunks))(
             *(
                 _Chunk(len(chunk.token_ids), chunk.start, chunk.n_logits, _address(table))
@@ -163,8 +169,22 @@ class NativeRunner:
         return self._logits[:n_logits, : self._vocab_size]
 
     def copy_block(self, source: int, target: int) -> None:
-        """Give a block the keys and values of another."""
+        """Give a block the keys and values of another; raises ValueError for one that does not exist."""
+        if not (0 <= source < self._n_blocks and 0 <= target < self._n_blocks):
+            raise ValueError(f"blocks must lie between 0 and {self._n_blocks - 1}, got {source} and {target}")
         self._library.parley_copy_block(self._engine, source, target)
+
+    def _check(self, chunks: Sequence[Chunk], tables: Sequence[np.ndarray], token_ids: np.ndarray) -> None:
+        if not 0 <= token_ids.min() <= token_ids.max() < self._vocab_size:
+            raise ValueError(f"token_ids must lie between 0 and {self._vocab_size - 1}")
+        for chunk, table in zip(chunks, tables, strict=True):
+            n_tokens, n_positions = len(chunk.token_ids), min(len(table) * BLOCK_SIZE, self._n_ctx)
+            if not (n_tokens and chunk.start >= 0 and chunk.start + n_tokens <= n_positions):
+                raise ValueError(f"positions must lie below {n_positions}, got {n_tokens} from {chunk.start} on")
+            if not 0 <= chunk.n_logits <= n_tokens:
+                raise ValueError(f"n_logits must lie between 0 and {n_tokens}, got {chunk.n_logits}")
+            if not 0 <= table.min() <= table.max() < self._n_blocks:
+                raise ValueError(f"block_table must hold blocks between 0 and {self._n_blocks - 1}")
 
     def _new_logits(self, n_rows: int) -> Floats:
         return np.empty((n_rows, -(-self._vocab_size // ROWS) * ROWS), np.float32)
