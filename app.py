@@ -14,19 +14,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from filelock import FileLock, Timeout
 
 from chat.cli.bench import AgainstFlag, ChartFlag, JsonFileFlag, RunsFlag, run_bench
 from chat.cli.complete import print_reply, print_reply_as_json
 from chat.cli.flags import (
     ENGINE_SETTINGS,
+    ChannelFlag,
+    FormatFlag,
     JsonFlag,
     MaxTokensFlag,
+    OutputFlag,
     ParamFlag,
     PresetFlag,
+    RatingFlag,
     SeedFlag,
+    SinceFlag,
     SystemFlag,
     TemperatureFlag,
+    UntilFlag,
     override,
     sampling_overrides,
     takes_settings,
@@ -34,8 +39,10 @@ from chat.cli.flags import (
 from chat.cli.models import print_models, print_models_as_json
 from chat.cli.progress import progress_bar
 from chat.context import ContextBuilder
+from chat.data_folder import lock_data
 from chat.engine import open_engine, plan_engine
 from chat.errors import ChatError
+from chat.formats.table import find_format
 from chat.presets import find_preset
 from chat.settings import Settings, SettingsError
 from chat.text import check_message
@@ -107,25 +114,6 @@ def new_context_builder(settings: Settings, checkpoint: Checkpoint, n_ctx: int) 
     """Return the builder of prompts of up to n_ctx tokens for a checkpoint."""
     template = checkpoint.chat_template.with_thinking() if settings.thinking else checkpoint.chat_template
     return ContextBuilder(template, checkpoint.tokenizer, n_ctx)
-
-
-@contextmanager
-def lock_data(data: Path) -> Iterator[None]:
-    """Make the data folder and hold its lock, so that no two processes write the same conversations."""
-    try:
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        held = FileLock(data / "parley.lock", timeout=0).acquire()
-    except Timeout:
-        raise SettingsError(
-            f"The data folder {data} is in use by another Parley: end that one, or choose another with --data."
-        ) from None
-    except OSError as error:
-        raise SettingsError(
-            f"The data folder {data} cannot be used ({error.strerror}): "
-            "make it a writable folder, or choose another with --data."
-        ) from None
-    with held:
-        yield
 
 
 def name_of_model(settings: Settings) -> str:
@@ -319,6 +307,41 @@ def bench(
     from app import open_for_bench as open_parley  # by the name under which another process can import it
 
     run_bench(settings, fetch_checkpoint, open_parley, against=against, json_file=json_file, chart=chart, runs=runs)
+
+
+@cli.command()
+@takes_settings("data")
+def export(
+    settings: Settings,
+    ids: Annotated[list[str] | None, typer.Argument(help="Conversations, as in their addresses.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that are not in the trash.")] = False,
+    format_name: FormatFlag = "parley",
+    output: OutputFlag = None,
+    channel: ChannelFlag = None,
+    since: SinceFlag = None,
+    until: UntilFlag = None,
+    rating: RatingFlag = None,
+) -> None:
+    """Write conversations to a file; Parley may be running."""
+    from chat.cli.archive import export_conversations, open_archive, select
+
+    selection = select(ids, everything, channel=channel, since=since, until=until, rating=rating)
+    chosen = find_format(format_name)
+    with open_archive(settings.data) as archive:
+        export_conversations(archive, LOCAL_OWNER, selection, chosen, output)
+
+
+@cli.command(name="import")
+@takes_settings("data")
+def import_(
+    settings: Settings, files: Annotated[list[Path], typer.Argument(help="What `parley export` wrote.")]
+) -> None:
+    """Take conversations in from files: each once, each file as a whole or not at all."""
+    from chat.cli.archive import describe, import_file, open_archive
+
+    with lock_data(settings.data), open_archive(settings.data) as archive:
+        for path in files:
+            typer.echo(describe(import_file(archive, LOCAL_OWNER, path)))
 
 
 @cli.command()

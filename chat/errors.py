@@ -5,6 +5,9 @@ ChatError
   + MessageTooLong   more than the model, or the server, takes
   + PromptFailed     the model's template or tokenizer gives no prompt for it
   + UnknownPreset    there is no preset of that name
+  + NothingSelected  no conversation is to be exported
+  + UnknownFormat    there is no format of that name
+  + Unreadable       a file that was to be imported is not what it should be
   + NotPossible      the message is not one that this can be done with
 """
 
@@ -40,6 +43,27 @@ class UnknownPreset(ChatError):
 
     def __init__(self, name: str, names: Sequence[str]) -> None:
         super().__init__(f"preset: expected one of {', '.join(names)}, got {name!r}")
+
+
+class NothingSelected(ChatError):
+    """None passes all that was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("No conversation is selected: there is nothing to export.")
+
+
+class UnknownFormat(ChatError):
+    """The name is none of those that there are."""
+
+    def __init__(self, name: str, names: Sequence[str]) -> None:
+        super().__init__(f"format: expected one of {', '.join(names)}, got {name!r}")
+
+
+class Unreadable(ChatError):
+    """The text names the place in the file, what was expected there and what was found."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}")
 
 
 class NotPossible(ChatError):

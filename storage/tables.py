@@ -101,11 +101,13 @@ class Conversation(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
     trashed_at: Mapped[datetime | None]  # when it was put into the trash, if it is there
+    import_digest: Mapped[str | None]  # of what it said when it was imported, if it was
 
     __table_args__ = (
         _one_of("channel", get_args(Channel)),
         _one_of("title_source", get_args(TitleSource)),
         Index(None, "owner_id", "updated_at"),
+        Index(None, "owner_id", "import_digest", unique=True),  # the same file imported twice adds nothing
     )
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from chat.formats.table import FORMATS
 from chat.presets import PRESETS
 from chat.settings import SettingsError, load_settings
 from model.sampling_params import ResponseFormat, SamplingParams
@@ -54,6 +55,15 @@ ParamFlag = Annotated[
     list[str] | None,
     typer.Option("--param", metavar="NAME=JSON", help="Any other sampling parameter, such as top_k=40; repeatable."),
 ]
+
+FormatFlag = Annotated[
+    str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.", metavar="NAME", show_default=True)
+]
+OutputFlag = Annotated[Path | None, typer.Option("--output", "-o", help="A new file; without it, stdout.")]
+ChannelFlag = Annotated[str | None, typer.Option("--channel", help="Only those of ui, widget, api, import, terminal.")]
+SinceFlag = Annotated[str | None, typer.Option("--since", metavar="DATE", help="Only those changed from then on.")]
+UntilFlag = Annotated[str | None, typer.Option("--until", metavar="DATE", help="Only those changed before.")]
+RatingFlag = Annotated[int | None, typer.Option("--rating", help="Only those with a reply rated 1 or -1.")]
 
 Overrides = dict[str, Any]  # fields of SamplingParams
 OWN_FLAGS = {"temperature": "--temperature", "max_tokens": "--max-tokens", "seed": "--seed"}

@@ -41,6 +41,9 @@ def upgrade() -> None:
         op.rename_table(f"new_{table}", table)
     op.create_index(op.f("ix_conversations_owner_id_updated_at"), "conversations", ["owner_id", "updated_at"])
     op.create_index(op.f("ix_conversations_active_leaf_id"), "conversations", ["active_leaf_id"])
+    op.create_index(
+        op.f("ix_conversations_owner_id_import_digest"), "conversations", ["owner_id", "import_digest"], unique=True
+    )
     op.create_index(op.f("ix_messages_parent_id"), "messages", ["parent_id"])
     op.create_index(op.f("ix_messages_origin_id"), "messages", ["origin_id"])
     _create_feedback()
@@ -66,6 +69,7 @@ def _create_conversations() -> None:
         sa.Column("created_at", sa.DateTime, nullable=False),
         sa.Column("updated_at", sa.DateTime, nullable=False),
         sa.Column("trashed_at", sa.DateTime),
+        sa.Column("import_digest", sa.Text),
         sa.CheckConstraint(
             "channel IN ('ui', 'widget', 'api', 'import', 'terminal')",
             name=op.f("ck_conversations_channel"),

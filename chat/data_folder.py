@@ -1,0 +1,28 @@
+"""The folder of everything that is kept, which one process at a time may change."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from chat.settings import SettingsError
+
+
+@contextmanager
+def lock_data(data: Path) -> Iterator[None]:
+    """Make the data folder and hold its lock, so that no two processes write the same conversations."""
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = FileLock(data / "parley.lock", timeout=0).acquire()
+    except Timeout:
+        raise SettingsError(
+            f"The data folder {data} is in use by another Parley: end that one, or choose another with --data."
+        ) from None
+    except OSError as error:
+        raise SettingsError(
+            f"The data folder {data} cannot be used ({error.strerror}): "
+            "make it a writable folder, or choose another with --data."
+        ) from None
+    with held:
+        yield

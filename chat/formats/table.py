@@ -1,0 +1,45 @@
+"""All formats, by the names under which they are asked for. Their modules are loaded when they are used."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from chat.errors import UnknownFormat
+
+if TYPE_CHECKING:
+    from chat.formats.archive import ArchivedConversation
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What conversations are exported to; the module of its name in this package writes it."""
+
+    name: str
+    suffix: str
+    description: str
+
+    @property
+    def write(self) -> "Callable[[Iterable[ArchivedConversation]], Iterator[str]]":
+        """The function that gives a file's text, piece by piece."""
+        function: Callable[[Iterable[ArchivedConversation]], Iterator[str]]
+        function = import_module(f"chat.formats.{self.name}").write
+        return function
+
+
+FORMATS: Mapping[str, Format] = {
+    chosen.name: chosen
+    for chosen in (
+        Format("parley", ".jsonl", "everything, to be imported again: JSON Lines, a conversation in each"),
+        Format("markdown", ".md", "the shown branches, to read; with a YAML header"),
+        Format("text", ".txt", "the shown branches, as plain text"),
+        Format("csv", ".csv", "a row for each message of all branches, safe to open in a spreadsheet"),
+    )
+}
+
+
+def find_format(name: str) -> Format:
+    """Return the format of a name; raises UnknownFormat."""
+    if name not in FORMATS:
+        raise UnknownFormat(name, list(FORMATS))
+    return FORMATS[name]

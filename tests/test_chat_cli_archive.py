@@ -1,0 +1,143 @@
+"""`parley export` and `parley import`: conversations leave and come back, and nothing is written over."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from chat.cli.archive import describe, export_conversations, import_file, open_archive, select
+from chat.errors import NothingSelected, Unreadable
+from chat.formats.table import FORMATS, find_format
+from chat.imports import ImportReport
+from chat.settings import SettingsError
+from storage.archive import Selection
+from storage.conversations import ConversationStore
+from storage.database import Database
+from storage.errors import ConversationNotFound
+from storage.feedback import FeedbackStore
+
+NO_FLAGS = dict.fromkeys(("channel", "since", "until", "rating"))
+
+
+def parley(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "app.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def ask(store: ConversationStore, text: str) -> str:
+    """Store a question with its answer, and return the conversation's id."""
+    chat = store.create("local", channel="ui").id
+    _, reply = store.begin_turn("local", chat, content=text, parent_id=None, model="m", params={}, seed=1, title=text)
+    store.finish_reply("local", reply.id, content="Yes.", status="complete", finish_reason="stop")
+    return chat
+
+
+@pytest.fixture
+def data(tmp_path: Path, database: Database, store: ConversationStore) -> Path:
+    """A data folder with two conversations."""
+    ask(store, "One?")
+    ask(store, "Two?")
+    return tmp_path
+
+
+def test_what_is_exported_comes_back_in_another_data_folder(data: Path, tmp_path: Path) -> None:
+    file, other = tmp_path / "all.jsonl", tmp_path / "other"
+    assert parley("export", "--data", str(data), "--all", "-o", str(file)).returncode == 0
+    imported = parley("import", "--data", str(other), str(file))
+    assert imported.stdout == "2 conversations with 4 messages, 0 of which stand beside another, were added.\n"
+    assert parley("export", "--data", str(other), "--all").stdout == file.read_text()
+    again = parley("import", "--data", str(other), str(file))
+    assert again.stdout.splitlines()[1:] == [
+        "Not added: One?: it is here already.",
+        "Not added: Two?: it is here already.",
+    ]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_written(data: Path, tmp_path: Path, name: str) -> None:
+    output = tmp_path / f"out{FORMATS[name].suffix}"
+    with open_archive(data) as archive:
+        export_conversations(archive, "local", Selection(), find_format(name), output)
+    assert "One?" in output.read_text()
+    assert "Two?" in output.read_text()
+
+
+def test_conversations_are_selected_by_id_channel_date_and_rating(data: Path, store: ConversationStore) -> None:
+    with open_archive(data) as archive:
+        first, second = archive.ids("local", Selection())
+        assert archive.ids("local", select([second], False, **NO_FLAGS)) == [second]
+        assert archive.ids("local", select(None, False, **NO_FLAGS | {"channel": "widget"})) == []
+        assert archive.ids("local", select(None, False, **NO_FLAGS | {"since": "2020-01-01"})) == [first, second]
+        assert archive.ids("local", select(None, False, **NO_FLAGS | {"until": "2020-01-01"})) == []
+        reply = store.path("local", second)[-1]
+        FeedbackStore(store._database).rate("local", reply.id, rating=1)
+        assert archive.ids("local", select(None, False, **NO_FLAGS | {"rating": 1})) == [second]
+        assert archive.ids("local", select(None, False, **NO_FLAGS | {"rating": -1})) == []
+        store.trash("local", first)
+        assert archive.ids("local", select(None, True, **NO_FLAGS)) == [second]
+        assert archive.ids("eve", select(None, True, **NO_FLAGS)) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ({}, "export: expected the id of a conversation, --all, or a flag that selects some, got none"),
+        ({"channel": "fax"}, "--channel: expected one of ui, widget, api, import, terminal, got 'fax'"),
+        ({"since": "yesterday"}, "--since: expected a date such as 2026-01-31, got 'yesterday'"),
+        ({"until": "2026-02-30"}, "--until: expected a date such as 2026-01-31, got '2026-02-30'"),
+        ({"rating": 5}, "--rating: expected 1 or -1, got 5"),
+    ],
+)
+def test_flags_that_are_wrong_are_refused(flags: dict[str, object], reason: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        select(None, False, **NO_FLAGS | flags)  # type: ignore[arg-type]
+    assert str(refused.value) == reason
+
+
+def test_what_is_not_there_is_not_exported(data: Path, tmp_path: Path) -> None:
+    with open_archive(data) as archive:
+        with pytest.raises(ConversationNotFound, match=r"^There is no conversation x\.$"):
+            export_conversations(archive, "local", Selection(ids=["x"]), find_format("parley"), None)
+        with pytest.raises(NothingSelected):
+            export_conversations(archive, "eve", Selection(), find_format("parley"), None)
+
+
+def test_a_file_that_is_there_is_not_written_over(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "mine.txt"
+    output.write_text("mine")
+    with open_archive(data) as archive, pytest.raises(SettingsError, match="mine.txt is there already"):
+        export_conversations(archive, "local", Selection(), find_format("text"), output)
+    assert output.read_text() == "mine"
+
+
+def test_an_export_that_fails_leaves_no_file(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, owner_id: str, selection: Selection) -> object:
+        raise OSError("no")
+
+    monkeypatch.setattr("storage.archive.ArchiveStore.trees", fail)
+    before = sorted(tmp_path.iterdir())
+    with open_archive(data) as archive, pytest.raises(OSError, match="no"):
+        export_conversations(archive, "local", Selection(), find_format("text"), tmp_path / "out.txt")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"\xff\xfe", "expected UTF-8, found byte 0xff"), (b"[]", 'line 1: expected an object with "format": "parley"')],
+)
+def test_a_file_that_is_none_is_refused_by_its_name(data: Path, tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(content)
+    with open_archive(data) as archive, pytest.raises(Unreadable) as refused:
+        import_file(archive, "local", path)
+    assert str(refused.value) == f"{path}: {reason}"
+
+
+def test_a_report_says_what_was_added_and_what_not() -> None:
+    report = ImportReport(1_000, 20_000, 3, ["A: it is here already"])
+    assert describe(report) == (
+        "1,000 conversations with 20,000 messages, 3 of which stand beside another, were added.\n"
+        "Not added: A: it is here already."
+    )
