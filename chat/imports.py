@@ -3,8 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
 from chat.formats.archive import ArchivedConversation, digest, from_tree, to_tree
+from chat.formats.foreign import UNKNOWN_TIME
 from storage.archive import ArchiveStore, Import
 
 
@@ -15,7 +18,7 @@ class ImportReport:
     conversations: int = 0  # that were added
     messages: int = 0
     branches: int = 0  # messages that stand beside another
-    skipped: list[str] = field(default_factory=list)  # a line for each conversation that was not added, and why
+    skipped: list[str] = field(default_factory=list)  # a line for whatever was not added, and why
 
 
 class Importer:
@@ -24,13 +27,29 @@ class Importer:
     def __init__(self, archive: ArchiveStore) -> None:
         self._archive = archive
 
-    def run(self, owner_id: str, conversations: Iterable[ArchivedConversation]) -> ImportReport:
-        """Add those that the owner does not have yet; raises Unreadable, and has added nothing then."""
-        report = ImportReport()
+    def run(
+        self, owner_id: str, conversations: Iterable[ArchivedConversation], skipped: list[str] | None = None
+    ) -> ImportReport:
+        """Add those that the owner does not have yet; raises Unreadable, and has added nothing then.
+
+        `skipped` is the list that their reader tells what it leaves out.
+        """
+        report = ImportReport(skipped=[] if skipped is None else skipped)
         with self._archive.importing(owner_id) as importing:
             for conversation in conversations:
                 _take(importing, conversation, report)
         return report
+
+
+def _dated(conversation: ArchivedConversation) -> ArchivedConversation:
+    """Return a conversation whose file tells no time as one of now."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def dated(times: dict[str, Any]) -> dict[str, Any]:
+        return {name: now if value == UNKNOWN_TIME else value for name, value in times.items()}
+
+    messages = [dated(dict(message)) for message in conversation["messages"]]
+    return {**dated(dict(conversation)), "messages": messages}  # type: ignore[typeddict-item]
 
 
 def _take(importing: Import, conversation: ArchivedConversation, report: ImportReport) -> None:
@@ -39,7 +58,7 @@ def _take(importing: Import, conversation: ArchivedConversation, report: ImportR
     if importing.knows(known_by) or (existing and digest(from_tree(existing)) == known_by):
         report.skipped.append(f"{title}: it is here already")
         return
-    importing.add(to_tree(conversation), known_by)
+    importing.add(to_tree(_dated(conversation)), known_by)
     report.conversations += 1
     report.messages += len(conversation["messages"])
     parents = Counter(message["parent_id"] for message in conversation["messages"])

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TextIO, cast, get_args
 
 from chat.cli.progress import progress_bar
-from chat.errors import NothingSelected, Unreadable
+from chat.errors import NothingSelected
 from chat.formats.archive import ArchivedConversation, from_tree
-from chat.formats.parley import read as read_parley
+from chat.formats.reading import read_file
 from chat.formats.table import Format
 from chat.imports import Importer, ImportReport
 from chat.settings import SettingsError
@@ -89,13 +89,9 @@ def export_conversations(
 
 def import_file(archive: ArchiveStore, owner_id: str, path: Path) -> ImportReport:
     """Take a file in, as a whole or not at all; raises Unreadable, OSError."""
-    try:
-        with path.open(encoding="utf-8") as file, progress_bar(f"Importing {path.name}", "conversations") as progress:
-            return Importer(archive).run(owner_id, _seen(read_parley(file), progress))
-    except UnicodeDecodeError as error:
-        raise Unreadable(str(path), f"expected UTF-8, found byte {error.object[error.start]:#04x}") from None
-    except Unreadable as error:
-        raise Unreadable(str(path), str(error)) from None
+    skipped: list[str] = []
+    with progress_bar(f"Importing {path.name}", "conversations") as progress:
+        return Importer(archive).run(owner_id, _seen(read_file(path, skipped), progress), skipped)
 
 
 def describe(report: ImportReport) -> str:
@@ -104,7 +100,7 @@ def describe(report: ImportReport) -> str:
         f"{report.conversations:,} conversations with {report.messages:,} messages, "
         f"{report.branches:,} of which stand beside another, were added."
     ]
-    return "\n".join([*lines, *(f"Not added: {line}." for line in report.skipped)])
+    return "\n".join([*lines, *report.skipped])
 
 
 Progress = Callable[[int, int], None]

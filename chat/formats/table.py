@@ -31,6 +31,14 @@ FORMATS: Mapping[str, Format] = {
     chosen.name: chosen
     for chosen in (
         Format("parley", ".jsonl", "everything, to be imported again: JSON Lines, a conversation in each"),
+        Format("chatgpt", ".json", "all branches, as in the data export of ChatGPT"),
+        Format("open_webui", ".json", "all branches and ratings, for Open WebUI's import"),
+        Format("sharegpt", ".json", "the shown branches, as the training data that ShareGPT files are"),
+        Format("openai", ".jsonl", "the shown branches, for OpenAI's fine-tuning; replies rated -1 get the weight 0"),
+        Format(
+            "preferences_openai", ".jsonl", "pairs of a better and a worse reply, for OpenAI's preference fine-tuning"
+        ),
+        Format("preferences_trl", ".jsonl", "pairs of a better and a worse reply, for TRL's DPOTrainer"),
         Format("markdown", ".md", "the shown branches, to read; with a YAML header"),
         Format("text", ".txt", "the shown branches, as plain text"),
         Format("csv", ".csv", "a row for each message of all branches, safe to open in a spreadsheet"),

@@ -1,0 +1,14 @@
+"""Preference pairs as TRL's DPOTrainer takes them: JSON Lines, a pair in each."""
+
+import json
+from collections.abc import Iterable, Iterator
+
+from chat.formats.archive import ArchivedConversation
+from chat.formats.preferences import preferences
+
+
+def write(conversations: Iterable[ArchivedConversation]) -> Iterator[str]:
+    """Yield a line for each pair."""
+    for pair in preferences(conversations):
+        line = {"prompt": pair.prompt, "chosen": [pair.better], "rejected": [pair.worse]}
+        yield json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"

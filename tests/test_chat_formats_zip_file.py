@@ -1,0 +1,119 @@
+"""The zip file of a data export is read within bounds, whatever it claims."""
+
+import io
+import json
+import tracemalloc
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chat.errors import Unreadable
+from chat.formats import chatgpt, zip_file
+from chat.formats.zip_file import read_zip
+
+EXPORT = (Path(__file__).parent / "data" / "chatgpt_export.json").read_bytes()
+
+
+def zipped(entries: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def read(content: bytes) -> list[tuple[str, str]]:
+    return list(read_zip(io.BytesIO(content), "export.zip"))
+
+
+@pytest.mark.parametrize("folder", ["", "export/", "2024-01-01 ….export/"])
+def test_the_conversations_of_an_export_are_found(folder: str) -> None:
+    files = {"user.json": b"{}", "chat.html": b"<html>", f"{folder}conversations.json": EXPORT, "file-x.png": b"\x89"}
+    [(place, text)] = read(zipped(files))
+    assert place == f"export.zip: {folder}conversations.json"
+    [conversation] = chatgpt.read(json.loads(text), place, [])
+    assert conversation["title"] == "Iceland"
+
+
+def test_an_export_in_numbered_files_is_read_in_order() -> None:
+    files = {f"conversations-00{number}.json": str(number).encode() for number in (2, 0, 1)}
+    assert [text for _, text in read(zipped(files))] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../conversations.json",
+        "/conversations.json",
+        "a/../conversations.json",
+        "a/b/conversations.json",
+        "..\\conversations.json",
+        "__MACOSX/._conversations.json",
+        "conversations.json/x",
+        "shared_conversations.json",
+    ],
+)
+def test_no_other_name_is_read(name: str) -> None:
+    with pytest.raises(Unreadable, match=r"^export.zip: expected a conversations.json in the zip file, found none$"):
+        read(zipped({name: b"[]"}))
+
+
+def test_a_bomb_is_refused_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zip_file, "MAX_UNPACKED_BYTES", 2**20)
+    bomb = zipped({"conversations.json": bytes(64 * 2**20)})
+    tracemalloc.start()
+    with pytest.raises(Unreadable, match="expected at most 1,048,576 bytes of conversations, found more"):
+        read(bomb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 2**20
+
+
+def test_many_small_bombs_count_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zip_file, "MAX_UNPACKED_BYTES", 2**20)
+    files = {f"conversations-{number:03}.json": b" " * 2**18 for number in range(5)}
+    assert len(read(zipped(dict(list(files.items())[:4])))) == 4
+    with pytest.raises(Unreadable, match="expected at most 1,048,576 bytes"):
+        read(zipped(files))
+
+
+def test_a_size_that_is_a_lie_is_refused() -> None:
+    content = zipped({"conversations.json": b" " * 5_000}).replace((5_000).to_bytes(4, "little"), b"\x05\0\0\0")
+    with pytest.raises(Unreadable, match="expected a zip file that can be unpacked"):
+        read(content)
+
+
+def test_broken_utf_8_is_refused() -> None:
+    with pytest.raises(Unreadable, match="expected UTF-8, found something else"):
+        read(zipped({"conversations.json": b'["\xff"]'}))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
+    assert read(zipped({"conversations.json": b"\xef\xbb\xbf[]"}))[0][1] == "[]"
+
+
+def test_other_compression_is_refused() -> None:
+    with pytest.raises(Unreadable, match="expected deflated entries, got compression method 14"):
+        read(zipped({"conversations.json": b"[]"}, zipfile.ZIP_LZMA))
+
+
+def test_an_encrypted_entry_is_refused() -> None:
+    content = bytearray(zipped({"conversations.json": b"[]"}))
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    with pytest.raises(Unreadable, match="is encrypted"):
+        read(bytes(content))
+
+
+GOOD = zipped({"conversations.json": EXPORT[:400]})
+
+
+@given(place=st.integers(0, len(GOOD) - 1), new=st.binary(min_size=1, max_size=4), end=st.integers(0, len(GOOD)))
+def test_damage_is_refused_or_harmless(place: int, new: bytes, end: int) -> None:
+    for damaged in (GOOD[:place] + new + GOOD[place + len(new) :], GOOD[:end]):
+        with suppress(Unreadable):
+            read(damaged)
