@@ -143,7 +143,7 @@ def test_a_file_that_is_none_is_refused_by_its_name(data: Path, tmp_path: Path, 
     assert str(refused.value).startswith(f"{path}: {reason}")
 
 
-@pytest.mark.parametrize("name", ["parley", "chatgpt", "open_webui", "sharegpt", "openai"])
+@pytest.mark.parametrize("name", ["parley", "html", "chatgpt", "open_webui", "sharegpt", "openai"])
 def test_what_other_programs_take_comes_back_and_is_known_by_its_content(data: Path, tmp_path: Path, name: str) -> None:
     output = tmp_path / "out"  # no suffix: it is not what formats are known by
     with open_archive(data) as archive:

@@ -9,6 +9,7 @@ from typing import TextIO
 from chat.errors import Unreadable
 from chat.formats.archive import ArchivedConversation
 from chat.formats.chatgpt import read as read_chatgpt
+from chat.formats.html import read as read_html
 from chat.formats.json_text import load_json
 from chat.formats.open_webui import read as read_open_webui
 from chat.formats.openai import read as read_openai
@@ -50,6 +51,8 @@ def _read_text(file: TextIO, skipped: list[str]) -> Iterator[ArchivedConversatio
     keys = _keys(first)
     if "format" in keys:
         yield from read_parley(chain([first], _lines(file)))
+    elif first.lstrip().lower().startswith("<!doctype html"):
+        yield from read_html(chain([first], _lines(file)))
     elif "messages" in keys and "id" not in keys:
         yield from read_openai(chain([first], _lines(file)), skipped)
     else:

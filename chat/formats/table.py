@@ -39,6 +39,7 @@ FORMATS: Mapping[str, Format] = {
             "preferences_openai", ".jsonl", "pairs of a better and a worse reply, for OpenAI's preference fine-tuning"
         ),
         Format("preferences_trl", ".jsonl", "pairs of a better and a worse reply, for TRL's DPOTrainer"),
+        Format("html", ".html", "all branches on one page, to read offline; to be imported again"),
         Format("markdown", ".md", "the shown branches, to read; with a YAML header"),
         Format("text", ".txt", "the shown branches, as plain text"),
         Format("csv", ".csv", "a row for each message of all branches, safe to open in a spreadsheet"),
