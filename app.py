@@ -36,10 +36,11 @@ from chat.cli.flags import (
     sampling_overrides,
     takes_settings,
 )
+from chat.cli.keeping import backup, erase, expire, restore
 from chat.cli.models import print_models, print_models_as_json
 from chat.cli.progress import progress_bar
 from chat.context import ContextBuilder
-from chat.data_folder import lock_data
+from chat.data_folder import LOCAL_OWNER, lock_data
 from chat.engine import open_engine, plan_engine
 from chat.errors import ChatError
 from chat.formats.table import find_format
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
     from model.engine.runner import Runner
     from storage.conversations import ConversationStore
 
-LOCAL_OWNER = "local"  # whoever sits at this machine
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHUTDOWN_SECONDS = 3
 
@@ -83,12 +83,15 @@ def open_dialogue(
     from storage.branches import BranchStore
     from storage.conversations import ConversationStore
     from storage.database import Database
+    from storage.erasure import ErasureStore
 
     with lock_data(settings.data):
         checkpoint = fetch_checkpoint(settings)  # a wrong file is refused before there is a database
         database = Database(settings.data / "parley.db")
         try:
+            database.check()
             database.migrate()
+            ErasureStore(database).finish()
             store = ConversationStore(database)
             if n_interrupted := store.interrupt_streaming():
                 show(f"{n_interrupted} replies were cut off at the last end; they are marked as interrupted.")
@@ -358,6 +361,10 @@ def convert(
     with progress_bar(f"Writing {folder.name}", "tensors") as progress:
         write_folder(checkpoint, folder, progress, dtype=settings.dtype)
     typer.echo(folder)
+
+
+for command in (backup, restore, erase, expire):
+    cli.command()(command)
 
 
 def main() -> None:

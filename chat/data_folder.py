@@ -8,6 +8,8 @@ from filelock import FileLock, Timeout
 
 from chat.settings import SettingsError
 
+LOCAL_OWNER = "local"  # whoever sits at this machine
+
 
 @contextmanager
 def lock_data(data: Path) -> Iterator[None]:

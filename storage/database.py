@@ -20,7 +20,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from storage.errors import DatabaseTooNew, DatabaseUnusable
 
 try:
-    from pysqlite3 import dbapi2 as dbapi  # brings a newer SQLite than most Pythons are linked with
+    from pysqlite3 import dbapi2  # brings a newer SQLite than most Pythons are linked with
+
+    dbapi = dbapi2
 except ImportError:
     dbapi = sqlite3
 
@@ -51,6 +53,8 @@ REASONS = {
 }
 
 VERSIONS = Path(__file__).parent / "migrations" / "versions"
+SCHEMA = text("SELECT type, name, sql FROM sqlite_master")  # integrity_check passes types that are no UTF-8
+REVISIONS = sorted(file.name[:4] for file in VERSIONS.glob("[0-9]*.py"))
 
 
 def sqlite_version() -> str:
@@ -63,6 +67,33 @@ def has_wal_reset_bug(version: str) -> bool:
     found = tuple(int(part) for part in version.split("."))
     fixed = found >= (3, 51, 3) or (3, 50, 7) <= found < (3, 51) or (3, 44, 6) <= found < (3, 45)
     return not fixed
+
+
+def backups_of(path: Path) -> list[Path]:
+    """Return the backups in the folder beside a database, the oldest first: their names say when they were made."""
+    return sorted((path.parent / "backups").glob(f"{path.stem}-*.db"))
+
+
+def reason(path: Path, code: int) -> str:
+    """Return why a database cannot be used, by a primary result code of SQLite, and the newest backup if it helps."""
+    backups = backups_of(path) if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else []
+    return f"{REASONS[code]}; the newest backup is {backups[-1]}" if backups else REASONS[code]
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raise DatabaseUnusable for what SQLite says of a file."""
+    try:
+        yield
+    except (DatabaseError, dbapi.DatabaseError) as error:
+        original = getattr(error, "orig", error)
+        # The low byte is SQLite's primary result code; the others tell details of it.
+        code = getattr(original, "sqlite_errorcode", 0) & 0xFF
+        if str(original).startswith("Could not decode to UTF-8"):  # without a code, and never written so
+            code = sqlite3.SQLITE_CORRUPT
+        if code not in REASONS:
+            raise
+        raise DatabaseUnusable(path, reason(path, code)) from error
 
 
 class Database:
@@ -81,7 +112,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session that sees one state of the database from its first query on."""
-        with self._explained(), Session(self._reader, expire_on_commit=False) as session:
+        with explained(self.path), Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
@@ -90,35 +121,37 @@ class Database:
 
         Writers wait for each other: do nothing slow inside, and open no other session of this database.
         """
-        with self._explained(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with explained(self.path), Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def check(self) -> None:
+        """Read the whole file, for the start: raises DatabaseUnusable if its structure or an index is damaged.
+
+        Measured: 0.6 s for each 100 MB that the system has in memory, 2 s from a slow disk.
+        """
+        try:
+            with self.read() as session:
+                session.execute(SCHEMA).all()
+                found = session.scalar(text("PRAGMA integrity_check(1)"))
+        except UnicodeDecodeError:  # SQLite quotes what is damaged
+            found = None
+        if found != "ok":
+            raise DatabaseUnusable(self.path, reason(self.path, sqlite3.SQLITE_CORRUPT))
 
     def migrate(self) -> None:
         """Bring the schema to the newest revision, in one transaction; raises DatabaseTooNew."""
-        known = sorted(file.name[:4] for file in VERSIONS.glob("[0-9]*.py"))
-        with self._explained(), self._writer.begin() as connection:
+        with explained(self.path), self._writer.begin() as connection:
             found = _revision(connection)
-            if found == known[-1]:
+            if found == REVISIONS[-1]:
                 return
-            if found is not None and found not in known:
-                raise DatabaseTooNew(self.path, found, known[-1])
+            if found is not None and found not in REVISIONS:
+                raise DatabaseTooNew(self.path, found, REVISIONS[-1])
             _upgrade(connection)
 
     def close(self) -> None:
         """Close all connections; the last one folds the WAL file back into the database."""
         self._reader.dispose()
         self._writer.dispose()
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except DatabaseError as error:
-            # The low byte is SQLite's primary result code; the others tell details of it.
-            reason = REASONS.get(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF)
-            if reason is None:
-                raise
-            raise DatabaseUnusable(self.path, reason) from error
 
 
 def _create(path: Path) -> None:
