@@ -39,6 +39,7 @@ from chat.cli.flags import (
 from chat.cli.keeping import backup, erase, expire, restore
 from chat.cli.models import print_models, print_models_as_json
 from chat.cli.progress import progress_bar
+from chat.cli.search import search
 from chat.context import ContextBuilder
 from chat.data_folder import LOCAL_OWNER, lock_data
 from chat.engine import open_engine, plan_engine
@@ -363,7 +364,7 @@ def convert(
     typer.echo(folder)
 
 
-for command in (backup, restore, erase, expire):
+for command in (search, backup, restore, erase, expire):
     cli.command()(command)
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Select, exists, insert, select, update
 from sqlalchemy.orm import Session
 
 from storage.database import Database
+from storage.search import index_messages, index_titles
 from storage.tables import Base, Channel, Conversation, Feedback, Message, new_id
 
 BATCH = 100  # conversations that are read at once
@@ -164,6 +165,8 @@ def _add(session: Session, owner_id: str, tree: Tree, digest: str) -> None:
     if tree.conversation["active_leaf_id"]:
         own_row = update(Conversation).where(Conversation.id == tree.conversation["id"])
         session.execute(own_row.values(active_leaf_id=tree.conversation["active_leaf_id"]))
+    index_titles(session, Conversation.id == tree.conversation["id"])
+    index_messages(session, Message.conversation_id == tree.conversation["id"])
 
 
 def _insert(session: Session, table: type[Base], rows: Sequence[Row]) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from storage.database import Database
 from storage.queries import check_idle, find_conversation, find_message, path_to
+from storage.search import index_messages, index_titles
 from storage.tables import Conversation, Message, new_id, utc_now
 
 _INHERITED = (
@@ -92,6 +93,8 @@ class BranchStore:
                 session.flush()  # a parent first, then its child
                 parent_id = copy.id
             fork.active_leaf_id = parent_id
+            index_titles(session, Conversation.id == fork.id)
+            index_messages(session, Message.conversation_id == fork.id)
         return fork
 
     def pin(self, owner_id: str, message_id: str, *, pinned: bool) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from storage.database import Database
 from storage.errors import MessageNotFound
 from storage.queries import check_answerable, check_idle, find_conversation, find_message, next_seq, path_to
+from storage.search import index_messages, index_titles
 from storage.tables import (
     Channel,
     Conversation,
@@ -73,6 +74,7 @@ class ConversationStore:
                 setattr(conversation, name, value)
             if "title" in changes:
                 conversation.title_source = "user"
+                index_titles(session, Conversation.id == conversation_id)
         return conversation
 
     def trash(self, owner_id: str, conversation_id: str) -> None:
@@ -169,6 +171,8 @@ class ConversationStore:
             _add_leaf(session, conversation, reply)
             if title is not None and conversation.title is None:
                 conversation.title, conversation.title_source = title, "first_message"
+                index_titles(session, Conversation.id == conversation_id)
+            index_messages(session, Message.id == message.id)
         return message, reply
 
     def begin_reply(
@@ -217,11 +221,13 @@ class ConversationStore:
                 model=reply.model,
             )
             _add_leaf(session, conversation, edited)
+            index_messages(session, Message.id == edited.id)
         return edited
 
     def flush_reply(self, owner_id: str, message_id: str, *, content: str) -> None:
         """Keep the text so far; raises MessageNotFound for a reply that is no longer streaming."""
-        self._update_streaming(owner_id, message_id, {"content": content})
+        with self._database.write() as session:
+            _update_streaming(session, owner_id, message_id, {"content": content})
 
     def finish_reply(
         self,
@@ -254,7 +260,9 @@ class ConversationStore:
             "ttft_ms": ttft_ms,
             "duration_ms": duration_ms,
         }
-        self._update_streaming(owner_id, message_id, values)
+        with self._database.write() as session:
+            _update_streaming(session, owner_id, message_id, values)
+            index_messages(session, Message.id == message_id)
 
     def interrupt_streaming(self) -> int:
         """Mark every reply that is still streaming as interrupted, and count them.
@@ -263,14 +271,8 @@ class ConversationStore:
         """
         stale = update(Message).where(Message.status == "streaming").values(status="interrupted")
         with self._database.write() as session:
+            index_messages(session, Message.status == "streaming")
             return _rowcount(session, stale)
-
-    def _update_streaming(self, owner_id: str, message_id: str, values: JsonObject) -> None:
-        own = exists().where(Conversation.id == Message.conversation_id, Conversation.owner_id == owner_id)
-        reply = update(Message).where(Message.id == message_id, Message.status == "streaming", own)
-        with self._database.write() as session:
-            if not _rowcount(session, reply.values(values)):
-                raise MessageNotFound(message_id)
 
 
 def _new_reply(
@@ -296,6 +298,13 @@ def _add_leaf(session: Session, conversation: Conversation, leaf: Message) -> No
     session.flush()  # the conversation can point at it only once it is there
     conversation.active_leaf_id = leaf.id
     conversation.updated_at = utc_now()
+
+
+def _update_streaming(session: Session, owner_id: str, message_id: str, values: JsonObject) -> None:
+    own = exists().where(Conversation.id == Message.conversation_id, Conversation.owner_id == owner_id)
+    reply = update(Message).where(Message.id == message_id, Message.status == "streaming", own)
+    if not _rowcount(session, reply.values(values)):
+        raise MessageNotFound(message_id)
 
 
 def _rowcount(session: Session, change: Update) -> int:

@@ -1,0 +1,54 @@
+"""`parley search` finds what was said, also what was imported."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from chat.formats.archive import from_tree
+from chat.imports import Importer
+from storage.archive import ArchiveStore, Selection
+from storage.conversations import ConversationStore
+from storage.database import Database
+from storage.search import SearchStore
+
+
+@pytest.fixture
+def chat(store: ConversationStore) -> str:
+    chat = store.create("local", channel="ui").id
+    _, reply = store.begin_turn(
+        "local", chat, content="What is a fjord?", parent_id=None, model="m", params={}, seed=1, title="Fjords"
+    )
+    store.finish_reply("local", reply.id, content="A drowned valley.", status="complete", finish_reason="stop")
+    return chat
+
+
+def search(data: Path, *arguments: str) -> str:
+    command = [sys.executable, str(ROOT / "app.py"), "search", *arguments, "--data", str(data)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_hits_are_lines_with_their_matches_marked(tmp_path: Path, chat: str) -> None:
+    [line] = search(tmp_path, "valley ").splitlines()
+    assert line.startswith(f"{chat}  20")
+    assert line.endswith("  assistant: A drowned [valley].")
+    assert len(search(tmp_path, "fjord").splitlines()) == 2
+    assert len(search(tmp_path, "fjord", "--limit", "1").splitlines()) == 1
+    assert search(tmp_path, "nothing-like-it") == ""
+
+
+def test_hits_come_as_json_for_a_program(tmp_path: Path, chat: str) -> None:
+    [hit] = json.loads(search(tmp_path, "drowned", "--json"))
+    assert (hit["conversation_id"], hit["title"], hit["role"]) == (chat, "Fjords", "assistant")
+    assert ["drowned", True] in hit["snippet"]
+
+
+def test_what_is_imported_is_found(database: Database, chat: str) -> None:
+    archive = ArchiveStore(database)
+    Importer(archive).run("bob", [from_tree(tree) for tree in archive.trees("local", Selection())])
+    found = SearchStore(database).search("bob", "fjord")
+    assert [hit.role for hit in found] == [None, "user"]
+    assert {hit.conversation_id for hit in found} != {chat}
