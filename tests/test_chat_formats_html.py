@@ -207,7 +207,8 @@ def open_page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
 
 
 def texts(page: Page) -> list[str]:
-    """The messages that are seen."""
+    """The messages that are seen, once the page is drawn: a block that comes into view has no inner text before."""
+    page.wait_for_timeout(200)  # milliseconds
     return [text.strip() for text in page.locator(".message > .text:visible").all_inner_texts()]
 
 
