@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
-from chat.formats.archive import ArchivedConversation, digest, from_tree, to_tree
+from chat.formats.archive import ArchivedConversation, digest, from_tree, spell_time, to_tree
 from chat.formats.foreign import UNKNOWN_TIME
 from storage.archive import ArchiveStore, Import
+from storage.tables import utc_now
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class Importer:
 
 def _dated(conversation: ArchivedConversation) -> ArchivedConversation:
     """Return a conversation whose file tells no time as one of now."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    now = spell_time(utc_now())
 
     def dated(times: dict[str, Any]) -> dict[str, Any]:
         return {name: now if value == UNKNOWN_TIME else value for name, value in times.items()}

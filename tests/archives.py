@@ -1,6 +1,6 @@
 """Conversations of any shape, as they are archived."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, get_args
 
 from hypothesis import strategies as st
@@ -11,8 +11,8 @@ from storage.tables import Channel, FinalStatus, FinishReason, Origin, TitleSour
 TEXTS = st.text(max_size=40)  # any Unicode but lone surrogates, which UTF-8 cannot hold
 IDS = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=12)
 COUNTS = st.none() | st.integers(0, 2**40)
-MOMENTS = st.integers(0, 10**15).map(
-    lambda n: (datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=n)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+MOMENTS = st.datetimes(datetime(2000, 1, 1), datetime(2031, 1, 1)).map(  # what seconds in a double hold exactly
+    lambda time: f"{time.isoformat(timespec='microseconds')}Z"
 )
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 OBJECTS = st.none() | st.dictionaries(

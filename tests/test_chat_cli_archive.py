@@ -56,6 +56,19 @@ def test_what_is_exported_comes_back_in_another_data_folder(data: Path, tmp_path
     ]
 
 
+def test_stdout_loses_nothing_whatever_the_terminal_can_show(
+    data: Path, store: ConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(store, "Größe 中文 🦜?")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    command = [sys.executable, str(ROOT / "app.py"), "export", "--data", str(data), "--all"]
+    written = subprocess.run(command, capture_output=True, check=True).stdout
+    with open_archive(data) as archive:
+        export_conversations(archive, "local", Selection(), find_format("parley"), data / "out")
+    assert written == (data / "out").read_bytes()
+    assert "Größe 中文 🦜?".encode() in written
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_is_written(data: Path, tmp_path: Path, name: str) -> None:
     if name.startswith("preferences"):

@@ -58,6 +58,17 @@ def test_what_comes_in_goes_out_byte_for_byte_and_comes_in_once(
     assert lines(archive, "ada") == [line]
 
 
+@pytest.mark.parametrize("year", ["0001", "0999", "9999"])
+def test_times_of_any_year_come_back(archive: ArchiveStore, chat: str, year: str) -> None:
+    [line] = lines(archive, "ada")
+    conversation = json.loads(line)["conversation"]
+    conversation.update(created_at=f"{year}-01-02T03:04:05.000006Z", id="old")
+    [changed] = parley.write([conversation])
+    Importer(archive).run("bob", parley.read([changed]))
+    [found] = (from_tree(tree) for tree in archive.trees("bob", EVERYTHING))
+    assert found["created_at"] == conversation["created_at"]
+
+
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(conversation=conversations())
 def test_another_owner_gets_a_copy_with_ids_of_its_own_that_says_the_same(

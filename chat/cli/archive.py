@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO, cast, get_args
 
@@ -126,7 +127,9 @@ def _seen(conversations: Iterator[ArchivedConversation], progress: Progress) -> 
 def _open(output: Path | None) -> Iterator[TextIO]:
     """Open a new file, which gets its name once it is whole; or stdout."""
     if output is None:
-        yield sys.stdout
+        stdout = cast(TextIOWrapper, sys.stdout)
+        stdout.reconfigure(encoding="utf-8", errors="strict", newline="")  # whatever the terminal's encoding is
+        yield stdout
         return
     if output.exists():
         raise SettingsError(f"--output: expected a new file, but {output} is there already.")

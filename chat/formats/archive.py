@@ -179,7 +179,7 @@ def digest(archived: ArchivedConversation) -> str:
 
 
 def _fields(row: Row, names: Sequence[str]) -> dict[str, Any]:
-    return {name: _spelled(row[name]) if name in _TIMES else row[name] for name in names}
+    return {name: spell_time(row[name]) if name in _TIMES else row[name] for name in names}
 
 
 def _stored(archived: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,5 +190,6 @@ def _stored(archived: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _spelled(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def spell_time(time: datetime) -> str:
+    """Return a time as it is archived."""
+    return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

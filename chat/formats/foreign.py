@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, cast, get_args
 
 from chat.errors import Unreadable
-from chat.formats.archive import ArchivedConversation, ArchivedMessage, check
+from chat.formats.archive import ArchivedConversation, ArchivedMessage, check, spell_time
 from storage.tables import Role, new_id
 
 # Of what a file tells no time for: always the same, so that a file that is read twice gives the same conversations.
@@ -108,7 +108,7 @@ def read_time(seconds: object, fallback: str, losses: Losses) -> str:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < END_OF_TIME:
         losses["times out of range replaced by the conversation's"] += 1
         return fallback
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return spell_time(datetime.fromtimestamp(seconds, UTC))
 
 
 def seconds_of(time: str) -> float:
