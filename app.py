@@ -15,23 +15,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chat.cli.archive import export, import_
 from chat.cli.bench import AgainstFlag, ChartFlag, JsonFileFlag, RunsFlag, run_bench
 from chat.cli.complete import print_reply, print_reply_as_json
 from chat.cli.flags import (
     ENGINE_SETTINGS,
-    ChannelFlag,
-    FormatFlag,
     JsonFlag,
     MaxTokensFlag,
-    OutputFlag,
     ParamFlag,
     PresetFlag,
-    RatingFlag,
     SeedFlag,
-    SinceFlag,
     SystemFlag,
     TemperatureFlag,
-    UntilFlag,
     override,
     sampling_overrides,
     takes_settings,
@@ -44,7 +39,6 @@ from chat.context import ContextBuilder
 from chat.data_folder import LOCAL_OWNER, lock_data
 from chat.engine import open_engine, plan_engine
 from chat.errors import ChatError
-from chat.formats.table import find_format
 from chat.presets import find_preset
 from chat.settings import Settings, SettingsError
 from chat.text import check_message
@@ -314,41 +308,6 @@ def bench(
 
 
 @cli.command()
-@takes_settings("data")
-def export(
-    settings: Settings,
-    ids: Annotated[list[str] | None, typer.Argument(help="Conversations, as in their addresses.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that are not in the trash.")] = False,
-    format_name: FormatFlag = "parley",
-    output: OutputFlag = None,
-    channel: ChannelFlag = None,
-    since: SinceFlag = None,
-    until: UntilFlag = None,
-    rating: RatingFlag = None,
-) -> None:
-    """Write conversations to a file; Parley may be running."""
-    from chat.cli.archive import export_conversations, open_archive, select
-
-    selection = select(ids, everything, channel=channel, since=since, until=until, rating=rating)
-    chosen = find_format(format_name)
-    with open_archive(settings.data) as archive:
-        export_conversations(archive, LOCAL_OWNER, selection, chosen, output)
-
-
-@cli.command(name="import")
-@takes_settings("data")
-def import_(
-    settings: Settings, files: Annotated[list[Path], typer.Argument(help="What `parley export` wrote.")]
-) -> None:
-    """Take conversations in from files: each once, each file as a whole or not at all."""
-    from chat.cli.archive import describe, import_file, open_archive
-
-    with lock_data(settings.data), open_archive(settings.data) as archive:
-        for path in files:
-            typer.echo(describe(import_file(archive, LOCAL_OWNER, path)))
-
-
-@cli.command()
 @takes_settings("data", "dtype")
 def convert(
     settings: Settings,
@@ -364,8 +323,9 @@ def convert(
     typer.echo(folder)
 
 
-for command in (search, backup, restore, erase, expire):
+for command in (search, export, backup, restore, erase, expire):
     cli.command()(command)
+cli.command(name="import")(import_)
 
 
 def main() -> None:

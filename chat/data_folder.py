@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from chat.settings import SettingsError
+from storage.database import Database
 
 LOCAL_OWNER = "local"  # whoever sits at this machine
 
@@ -28,3 +29,15 @@ def lock_data(data: Path) -> Iterator[None]:
         ) from None
     with held:
         yield
+
+
+@contextmanager
+def open_database(data: Path) -> Iterator[Database]:
+    """Open the database of a data folder with its newest schema; another process may have it open too."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = Database(data / "parley.db")
+    try:
+        database.migrate()
+        yield database
+    finally:
+        database.close()

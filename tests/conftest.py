@@ -1,5 +1,6 @@
 """Fixtures that several test files share: a tiny checkpoint made here, and the default one, fetched once."""
 
+import os
 import re
 import signal
 import subprocess
@@ -12,7 +13,11 @@ from typing import cast
 import gguf
 import numpy as np
 import pytest
+from alembic import command
+from alembic.config import Config
+from playwright.sync_api import Browser, sync_playwright
 from real_engine import WatchedRunner, new_engine, open_runner
+from sqlalchemy.orm import Session
 
 from chat.context import ContextBuilder
 from chat.manager import DialogueManager
@@ -32,6 +37,8 @@ from storage.conversations import ConversationStore
 from storage.database import Database
 
 ROOT = Path(__file__).parent.parent
+CHROMIUM = Path("/usr/bin/chromium")
+SECONDS = 60_000  # milliseconds that a page may take on a busy machine
 CONTROL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ t", "Ġt he"]
 CHAT_TEMPLATE = (
@@ -202,6 +209,13 @@ def database(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
+def upgrade(session: Session, revision: str) -> None:
+    """Bring a database to an old schema, as an earlier Parley left it."""
+    config = Config(attributes={"connection": session.connection()})
+    config.set_main_option("script_location", "storage:migrations")
+    command.upgrade(config, revision)
+
+
 @pytest.fixture
 def store(database: Database) -> ConversationStore:
     return ConversationStore(database)
@@ -210,6 +224,17 @@ def store(database: Database) -> ConversationStore:
 @pytest.fixture
 def branches(database: Database) -> BranchStore:
     return BranchStore(database)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        assert "CI" not in os.environ, f"{CHROMIUM} is missing: .ci/run installs it"
+        pytest.skip(f"no browser at {CHROMIUM}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 class Server:

@@ -2,24 +2,33 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from chat.cli.archive import describe, export_conversations, import_file, open_archive, select
+from chat.cli.archive import describe, export_conversations, import_file, select
+from chat.data_folder import open_database
 from chat.errors import NothingSelected, Unreadable
 from chat.formats.archive import from_tree
 from chat.formats.table import FORMATS, find_format
 from chat.imports import ImportReport
 from chat.settings import SettingsError
-from storage.archive import Selection
+from storage.archive import ArchiveStore, Selection
 from storage.conversations import ConversationStore
 from storage.database import Database
 from storage.errors import ConversationNotFound
 from storage.feedback import FeedbackStore
 
 NO_FLAGS = dict.fromkeys(("channel", "since", "until", "rating"))
+
+
+@contextmanager
+def open_archive(data: Path) -> Iterator[ArchiveStore]:
+    with open_database(data) as database:
+        yield ArchiveStore(database)
 
 
 def parley(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,5 @@
 """The exported page loses nothing, runs nothing but its own script, and is read in a real browser without a network."""
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from io import StringIO
@@ -9,16 +8,15 @@ from typing import Any, cast
 
 import pytest
 from archives import conversations
+from conftest import SECONDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from chat.errors import Unreadable
 from chat.formats import html, parley
 from chat.formats.archive import ArchivedConversation, check
 
-CHROMIUM = Path("/usr/bin/chromium")
-SECONDS = 60_000  # milliseconds that a page may take on a busy machine
 MOMENT = "2026-01-31T12:00:00.000000Z"
 
 HOSTILE = {
@@ -155,17 +153,6 @@ def test_a_damaged_conversation_is_refused_with_its_line(whole: str, damaged: st
     line = page[: page.index(whole)].count("\n") + 1
     with pytest.raises(Unreadable, match=f"^line {line}: {reason}"):
         lines(page.replace(whole, damaged))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        assert "CI" not in os.environ, f"{CHROMIUM} is missing: .ci/run installs it"
-        pytest.skip(f"no browser at {CHROMIUM}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 Open = Callable[..., Page]

@@ -3,31 +3,16 @@
 Every test ends by checking that the page asked no other host for anything and logged no error.
 """
 
-import os
 import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Server
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-
-CHROMIUM = Path("/usr/bin/chromium")
-SECONDS = 60_000  # milliseconds that a page may take on a busy machine
+from conftest import SECONDS, Server
+from playwright.sync_api import Browser, Page, expect
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        assert "CI" not in os.environ, f"{CHROMIUM} is missing: .ci/run installs it"
-        pytest.skip(f"no browser at {CHROMIUM}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

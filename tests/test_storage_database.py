@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from conftest import upgrade
 from sqlalchemy import text
 
 import storage.database
@@ -186,9 +186,7 @@ def test_the_migrations_write_the_same_sql_as_the_mapped_tables(database: Databa
 def test_a_file_of_the_first_schema_keeps_every_row(tmp_path: Path) -> None:
     database = Database(tmp_path / "parley.db")
     with database.write() as session:
-        config = Config(attributes={"connection": session.connection()})
-        config.set_main_option("script_location", "storage:migrations")
-        command.upgrade(config, "0001")
+        upgrade(session, "0001")
         for sql in OLD_ROWS:
             session.execute(text(sql))
     old = [rows(database, table) for table in ("conversations", "messages")]

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from big_database import write
+from conftest import upgrade
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, select, text, update
@@ -350,9 +349,7 @@ def remains(database: Database, words: set[str]) -> set[str]:
 def test_the_migration_indexes_what_is_there(tmp_path: Path) -> None:
     database = Database(tmp_path / "parley.db")
     with database.write() as session:
-        config = Config(attributes={"connection": session.connection()})
-        config.set_main_option("script_location", "storage:migrations")
-        command.upgrade(config, "0002")
+        upgrade(session, "0002")
         session.add(Conversation(id="c", owner_id="ada", channel="ui", title="北京 fox"))
         session.flush()
         for seq, status in enumerate(("complete", "streaming"), start=1):

@@ -1,4 +1,4 @@
-"""What `parley export` and `parley import` do."""
+"""`parley export` and `parley import`: conversations leave, and come back."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -6,31 +6,59 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO, cast, get_args
+from typing import Annotated, TextIO, cast
 
+import typer
+
+from chat.cli.flags import (
+    ChannelFlag,
+    FormatFlag,
+    OutputFlag,
+    RatingFlag,
+    SinceFlag,
+    UntilFlag,
+    check_channel,
+    takes_settings,
+)
 from chat.cli.progress import progress_bar
+from chat.data_folder import LOCAL_OWNER, lock_data, open_database
 from chat.errors import NothingSelected
 from chat.formats.archive import ArchivedConversation, from_tree
 from chat.formats.reading import read_file
-from chat.formats.table import Format
+from chat.formats.table import Format, find_format
 from chat.imports import Importer, ImportReport
-from chat.settings import SettingsError
+from chat.settings import Settings, SettingsError
 from storage.archive import ArchiveStore, Selection, Tree
-from storage.database import Database
 from storage.errors import ConversationNotFound
-from storage.tables import Channel
 
 
-@contextmanager
-def open_archive(data: Path) -> Iterator[ArchiveStore]:
-    """Open the conversations that are kept in a data folder."""
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = Database(data / "parley.db")
-    try:
-        database.migrate()
-        yield ArchiveStore(database)
-    finally:
-        database.close()
+@takes_settings("data")
+def export(
+    settings: Settings,
+    ids: Annotated[list[str] | None, typer.Argument(help="Conversations, as in their addresses.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that are not in the trash.")] = False,
+    format_name: FormatFlag = "parley",
+    output: OutputFlag = None,
+    channel: ChannelFlag = None,
+    since: SinceFlag = None,
+    until: UntilFlag = None,
+    rating: RatingFlag = None,
+) -> None:
+    """Write conversations to a file; Parley may be running."""
+    selection = select(ids, everything, channel=channel, since=since, until=until, rating=rating)
+    chosen = find_format(format_name)
+    with open_database(settings.data) as database:
+        export_conversations(ArchiveStore(database), LOCAL_OWNER, selection, chosen, output)
+
+
+@takes_settings("data")
+def import_(
+    settings: Settings, files: Annotated[list[Path], typer.Argument(help="What `parley export` wrote.")]
+) -> None:
+    """Take conversations in from files: each once, each file as a whole or not at all."""
+    with lock_data(settings.data), open_database(settings.data) as database:
+        for path in files:
+            typer.echo(describe(import_file(ArchiveStore(database), LOCAL_OWNER, path)))
 
 
 def select(
@@ -43,8 +71,6 @@ def select(
     rating: int | None,
 ) -> Selection:
     """Return what flags select; raises SettingsError."""
-    if channel is not None and channel not in get_args(Channel):
-        raise SettingsError(f"--channel: expected one of {', '.join(get_args(Channel))}, got {channel!r}")
     if rating not in (None, 1, -1):
         raise SettingsError(f"--rating: expected 1 or -1, got {rating}")
     is_filtered = any(value is not None for value in (channel, since, until, rating))
@@ -52,7 +78,7 @@ def select(
         raise SettingsError("export: expected the id of a conversation, --all, or a flag that selects some, got none")
     return Selection(
         ids=ids or None,
-        channel=cast(Channel | None, channel),
+        channel=check_channel(channel),
         since=_parse_date("--since", since),
         until=_parse_date("--until", until),
         rating=rating,

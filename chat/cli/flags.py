@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
@@ -14,6 +14,7 @@ from chat.formats.table import FORMATS
 from chat.presets import PRESETS
 from chat.settings import SettingsError, load_settings
 from model.sampling_params import ResponseFormat, SamplingParams
+from storage.tables import Channel
 
 SETTINGS_FLAGS: dict[str, Any] = {
     "data": Annotated[Path | None, typer.Option(help="The folder of everything that is kept.")],
@@ -100,6 +101,13 @@ def sampling_overrides(
         overrides |= _parse(text)
     override(SamplingParams(), overrides)
     return overrides
+
+
+def check_channel(channel: str | None) -> Channel | None:
+    """Return the channel that a flag names, if it names one; raises SettingsError."""
+    if channel is not None and channel not in get_args(Channel):
+        raise SettingsError(f"--channel: expected one of {', '.join(get_args(Channel))}, got {channel!r}")
+    return cast(Channel | None, channel)
 
 
 def override(params: SamplingParams, overrides: Overrides) -> SamplingParams:

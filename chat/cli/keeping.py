@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 
-from chat.cli.flags import ChannelFlag, JsonFlag, takes_settings
+from chat.cli.flags import ChannelFlag, JsonFlag, check_channel, takes_settings
 from chat.cli.progress import progress_bar
 from chat.data_folder import LOCAL_OWNER, lock_data
 from chat.settings import Settings, SettingsError
@@ -19,7 +19,7 @@ from storage.backup import restore as bring_back
 from storage.conversations import ConversationStore
 from storage.database import Database
 from storage.erasure import ErasureStore, Receipt, Rule
-from storage.tables import Channel, Conversation, utc_now
+from storage.tables import Conversation, utc_now
 
 
 @takes_settings("data")
@@ -91,9 +91,7 @@ def open_erasure(data: Path) -> Iterator[ErasureStore]:
 
 def new_rule(days: int, channel: str | None, archived: bool | None) -> Rule:
     """Return the rule that flags make; raises SettingsError."""
-    if channel is not None and channel not in get_args(Channel):
-        raise SettingsError(f"--channel: expected one of {', '.join(get_args(Channel))}, got {channel!r}")
-    return Rule(utc_now() - timedelta(days=days), cast(Channel | None, channel), archived)
+    return Rule(utc_now() - timedelta(days=days), check_channel(channel), archived)
 
 
 def print_receipt(receipt: Receipt) -> None:

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from chat.cli.flags import JsonFlag, takes_settings
-from chat.data_folder import LOCAL_OWNER
+from chat.data_folder import LOCAL_OWNER, open_database
 from chat.settings import Settings
-from storage.database import Database
 from storage.search import Hit, SearchStore
 
 
@@ -22,13 +21,8 @@ def search(
     as_json: JsonFlag = False,
 ) -> None:
     """Find conversations by their titles and messages; Parley may be running."""
-    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = Database(settings.data / "parley.db")
-    try:
-        database.migrate()
+    with open_database(settings.data) as database:
         hits = SearchStore(database).search(LOCAL_OWNER, query, limit=limit)
-    finally:
-        database.close()
     if as_json:
         typer.echo(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False, default=datetime.isoformat))
     for hit in [] if as_json else hits:
