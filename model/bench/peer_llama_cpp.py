@@ -8,6 +8,7 @@ attention where it suits, mmap.
 import ctypes
 import time
 from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,18 @@ class LlamaCpp:
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         if not model:
             raise ModelError(f"{path}: llama.cpp cannot load this file.")
-        self._one = self._new_context(model, n_ctx, 1, n_threads)
-        self._many = self._new_context(model, n_ctx, N_SEQUENCES, n_threads)
-        self._context = self._one
+        self._new_context = partial(self._open_context, model, n_ctx, n_threads)
+        self._context = self._one = self._new_context(1)
         self._n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
         self._batch = llama_cpp.llama_batch_init(n_ctx, 0, 1)
         arrays = (self._batch.token, self._batch.pos, self._batch.n_seq_id, self._batch.logits)
         self._columns = [np.ctypeslib.as_array(array, (n_ctx,)) for array in arrays]
 
-    def _new_context(self, model: Any, n_ctx: int, n_sequences: int, n_threads: int) -> Any:
+    @cached_property
+    def _many(self) -> Any:
+        return self._new_context(N_SEQUENCES)  # when it is needed: else its memory would count from the start
+
+    def _open_context(self, model: Any, n_ctx: int, n_threads: int, n_sequences: int) -> Any:
         params = self._api.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_seq_max = n_ctx, n_ctx, n_sequences
         params.n_threads = params.n_threads_batch = n_threads
