@@ -90,12 +90,14 @@ class Comparison:
         """Have the contestants take turns, all with the same tokens. The first round is not counted."""
         ordinary_ids = self._ordinary_ids()
         for run in range(self._n_runs + 1):
+            values = {}
             # each of them comes after another one in each round
             for worker in [*workers[run % len(workers) :], *workers[: run % len(workers)]]:
-                values = case.measure(worker, Ids(ordinary_ids, [number, run]))
-                for figure, value in values.items() if run else ():
-                    self._figures.add(figure, worker.name, value)
+                values[worker] = case.measure(worker, Ids(ordinary_ids, [number, run]))
                 self._advance()
+            for worker in workers if run else ():
+                for figure, value in values[worker].items():
+                    self._figures.add(figure, worker.name, value)
 
     def _ordinary_ids(self) -> list[int]:
         control_ids = set(self._checkpoint.tokenizer.control_tokens.values())
