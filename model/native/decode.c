@@ -639,9 +639,12 @@ static void activate(int activation, float *x, size_t n) {
 // ---------------------------------------------------------------------------------------------------------------
 // Keys and values
 
+#define PART 256  // positions: see below
+#define BLOCKS (PART / POSITIONS)
+
 // The keys and values of one head at the positions of one block: keys (D, POSITIONS), then values (POSITIONS, width),
 // both followed by a scale for each position if they are 16-bit. Numbers of 16 bits stand in pairs, as `load_keys` and
-// `load_values` read them.
+// `load_values` read them. Those of BLOCKS blocks, most often of one part of a context, lie one after the other.
 typedef struct {
     uint8_t *keys, *values;
     float *key_scales, *value_scales;
@@ -656,8 +659,8 @@ static size_t head_bytes(const Model *model, int is_short) {
 
 INLINE Head head_at(const Engine *engine, int is_short, int layer, int block, int head) {
     const Model *model = engine->model;
-    size_t item = is_short ? 2 : 4, at = ((size_t)block * model->n_layer + layer) * model->n_kv_head + head;
-    uint8_t *keys = engine->cache->data + at * head_bytes(model, is_short);
+    size_t item = is_short ? 2 : 4, at = ((size_t)block / BLOCKS * model->n_layer + layer) * model->n_kv_head + head;
+    uint8_t *keys = engine->cache->data + (at * BLOCKS + block % BLOCKS) * head_bytes(model, is_short);
     float *key_scales = (float *)(keys + item * POSITIONS * model->head_dim);
     uint8_t *values = (uint8_t *)(key_scales + (is_short ? POSITIONS : 0));
     return (Head){keys, values, key_scales, (float *)(values + item * POSITIONS * width_of(model))};
@@ -695,14 +698,10 @@ static void append(Engine *engine, int layer, int t, int head_index) {
 // Attention, by parts of the context whose bounds are the same for everybody (after Flash-Decoding, Dao et al. 2023):
 // each gives the largest score, the sum of e^(score - largest), and the values weighted so; `combine` joins them.
 
-#define PART 256    // positions
 #define AT_ONCE 6   // queries whose sums fit into the registers
 #define QUERIES 12  // that look at a block together: tokens that follow each other, heads that share keys
-#if LANES == 16
-#define COLUMNS 4
-#else
-#define COLUMNS 2
-#endif
+#define COLUMNS (LANES == 16 ? 4 : 2)  // vectors of them, at once
+#define CHAINS (LANES == 16 ? 4 : 2)   // of additions, which do not wait for each other
 
 typedef struct {
     Floats first, second;
@@ -710,10 +709,13 @@ typedef struct {
 
 INLINE Floats load(const uint8_t *numbers, size_t at) { return *(const AnyFloats *)((const float *)numbers + at); }
 
+#define SHORT_SCALE 0x1p-16f  // of what `load_words` gives: numbers stay in the upper halves of their words
+
 // Two vectors of 16-bit numbers that share words: the first is in the lower halves.
 INLINE Two load_words(const uint8_t *words, size_t at) {
-    Ints word = (Ints)*(const AnyWords *)((const uint32_t *)words + at);
-    return (Two){__builtin_convertvector(word << 16 >> 16, Floats), __builtin_convertvector(word >> 16, Floats)};
+    Words word = *(const AnyWords *)((const uint32_t *)words + at);
+    Ints first = (Ints)(word << 16), second = (Ints)(word & 0xffff0000);
+    return (Two){__builtin_convertvector(first, Floats), __builtin_convertvector(second, Floats)};
 }
 
 // Elements d and d + 1 of the keys from position p on.
@@ -722,9 +724,8 @@ INLINE Two load_keys(int is_short, Head head, int d, int p) {
     return (Two){load(head.keys, d * POSITIONS + p), load(head.keys, (d + 1) * POSITIONS + p)};
 }
 
-// Columns from `column` on, and LANES further, of the value at position p.
-INLINE Two load_values(int is_short, Head head, int p, int column, int width) {
-    size_t at = (size_t)p * width + column;
+// Columns of values from number `at` on, and LANES further.
+INLINE Two load_values(int is_short, Head head, int at) {
     if (is_short) return load_words(head.values, at / 2);
     return (Two){load(head.values, at), load(head.values, at + LANES)};
 }
@@ -734,77 +735,75 @@ INLINE Two load_values(int is_short, Head head, int p, int column, int width) {
 INLINE void score_block(int is_short, int n, Head head, int D, float *const *q, float scale, float *scores,
                         const uint8_t *ahead) {
     for (int p = 0; p < POSITIONS; p += LANES) {
-        Floats even[AT_ONCE] = {0}, odd[AT_ONCE] = {0}, factor = broadcast(scale);
-        for (int d = 0; d < D; d += 2) {
-            Two keys = load_keys(is_short, head, d, p);
-            fetch_early(ahead + (is_short ? 2 : 4) * POSITIONS * d);
-            UNROLL for (int i = 0; i < n; i++) even[i] += keys.first * q[i][d];
-            UNROLL for (int i = 0; i < n; i++) odd[i] += keys.second * q[i][d + 1];
+        Floats sum[AT_ONCE][CHAINS] = {0}, factor = broadcast(scale);
+        for (int first = 0; first < D; first += CHAINS)
+            UNROLL for (int j = 0; j < CHAINS; j += 2) {
+                int d = first + j;
+                Two keys = load_keys(is_short, head, d, p);
+                fetch_early(ahead + (is_short ? 2 : 4) * POSITIONS * d);
+                UNROLL for (int i = 0; i < n; i++) sum[i][j] += keys.first * q[i][d];
+                UNROLL for (int i = 0; i < n; i++) sum[i][j + 1] += keys.second * q[i][d + 1];
+            }
+        if (is_short) factor *= SHORT_SCALE * *(const AnyFloats *)(head.key_scales + p);
+        UNROLL for (int i = 0; i < n; i++) {
+            UNROLL for (int j = 1; j < CHAINS; j++) sum[i][0] += sum[i][j];
+            *(AnyFloats *)(scores + i * PART + p) = sum[i][0] * factor;
         }
-        if (is_short) factor *= *(const AnyFloats *)(head.key_scales + p);
-        UNROLL for (int i = 0; i < n; i++) *(AnyFloats *)(scores + i * PART + p) = (even[i] + odd[i]) * factor;
     }
 }
 
-// Adds the values at positions [first, end) of one block, weighted for n queries, to some columns of out.
-INLINE void add_columns(int is_short, int n, int columns, Head head, int column, int width, int first, int end,
-                        const float *weights, float *const *out, const uint8_t *ahead) {
+// Makes the largest and the sum of e^(score - largest) of n queries, and these the scores, of whole vectors.
+INLINE void weigh(int n, float *scores, int n_scores, float *const *part) {
+    Floats largest[AT_ONCE], sum[AT_ONCE] = {0};
+    float maximum[AT_ONCE];
+    UNROLL for (int i = 0; i < n; i++) largest[i] = broadcast(-INFINITY);
+    for (int p = 0; p < n_scores; p += LANES)
+        UNROLL for (int i = 0; i < n; i++) largest[i] = larger(*(AnyFloats *)(scores + i * PART + p), largest[i]);
+    UNROLL for (int i = 0; i < n; i++) maximum[i] = max_lanes(largest[i]);
+    for (int p = 0; p < n_scores; p += LANES)
+        UNROLL for (int i = 0; i < n; i++) {
+            AnyFloats *score = (AnyFloats *)(scores + i * PART + p);
+            Floats x = *score - maximum[i];
+            *score = choose(x <= -87.0f, broadcast(0), exponential_within(x));  // NaN stays
+            sum[i] += *score;
+        }
+    UNROLL for (int i = 0; i < n; i++) part[i][0] = maximum[i], part[i][1] = sum_lanes(sum[i]);
+}
+
+// Adds the values at positions [first, end) of a part, weighted for n queries, to some columns of out.
+INLINE void add_columns(int is_short, int n, int columns, const Head *heads, int column, int width, int first, int end,
+                        const float *weights, float *const *out, const Head *ahead) {
     Floats total[AT_ONCE][COLUMNS];
     UNROLL for (int i = 0; i < n; i++) UNROLL for (int c = 0; c < columns; c++)
         total[i][c] = *(const AnyFloats *)(out[i] + column + c * LANES);
-    for (int p = first; p < end; p++)
-        UNROLL for (int c = 0; c < columns; c += 2) {
-            Two value = load_values(is_short, head, p, column + c * LANES, width);
-            fetch_early(ahead + (is_short ? 2 : 4) * (p * width + column + c * LANES));
-            UNROLL for (int i = 0; i < n; i++) {
-                total[i][c] += value.first * weights[i * PART + p];
-                total[i][c + 1] += value.second * weights[i * PART + p];
+    for (int p = first; p < end;) {
+        const Head head = heads[p / POSITIONS];
+        const uint8_t *keys = ahead[p / POSITIONS].keys;
+        for (int block_end = MIN(end, (p / POSITIONS + 1) * POSITIONS); p < block_end; p++)
+            UNROLL for (int c = 0; c < columns; c += 2) {
+                int at = p % POSITIONS * width + column + c * LANES;
+                Two value = load_values(is_short, head, at);
+                fetch_early(keys + (is_short ? 2 : 4) * at);
+                UNROLL for (int i = 0; i < n; i++) {
+                    total[i][c] += value.first * weights[i * PART + p];
+                    total[i][c + 1] += value.second * weights[i * PART + p];
+                }
             }
-        }
+    }
     UNROLL for (int i = 0; i < n; i++) UNROLL for (int c = 0; c < columns; c++)
         *(AnyFloats *)(out[i] + column + c * LANES) = total[i][c];
 }
 
-INLINE void add_values(int is_short, int n, Head head, int width, int first, int end, const float *weights,
-                       float *const *out, const uint8_t *ahead) {
-    int column = 0;
+INLINE void add_values(int is_short, int n, const Head *heads, int width, int first, int end, const float *weights,
+                       float *const *out, const Head *ahead) {
+    int column = first < end ? 0 : width;
     for (; column + COLUMNS * LANES <= width; column += COLUMNS * LANES)
-        add_columns(is_short, n, COLUMNS, head, column, width, first, end, weights, out, ahead);
+        add_columns(is_short, n, COLUMNS, heads, column, width, first, end, weights, out, ahead);
     for (; column < width; column += 2 * LANES)
-        add_columns(is_short, n, 2, head, column, width, first, end, weights, out, ahead);
+        add_columns(is_short, n, 2, heads, column, width, first, end, weights, out, ahead);
 }
 
-typedef struct {
-    int n, first, end;                 // queries; positions of this part that any of them sees
-    int first_common, end_common;      // that all of them see, if there are such
-    int from[QUERIES], last[QUERIES];  // what each of them sees
-    float *q[QUERIES], *part[QUERIES];
-} Queries;
-
-// Turns scores into weights e^(score - largest), zero where a query may not look; the largest and the sum go into its
-// part.
-static void weigh(const Queries *queries, int i, float *scores, int base) {
-    Floats largest = broadcast(-INFINITY), sum = {0};
-    int first = queries->first / POSITIONS * POSITIONS, from = queries->from[i], last = queries->last[i];
-    for (int p = first; p < queries->end; p += LANES) {
-        float *score = scores + p - base;
-        if (p < from || p + LANES - 1 > last)
-            for (int j = 0; j < LANES; j++)
-                if (p + j < from || p + j > last) score[j] = -INFINITY;
-        largest = larger(*(AnyFloats *)score, largest);
-    }
-    float maximum = max_lanes(largest);
-    for (int p = first; p < queries->end; p += LANES) {
-        AnyFloats *score = (AnyFloats *)(scores + p - base);
-        Floats x = *score - maximum;
-        *score = choose(x <= -87.0f, broadcast(0), exponential_within(x));  // NaN stays
-        sum += *score;
-    }
-    queries->part[i][0] = maximum;
-    queries->part[i][1] = sum_lanes(sum);
-}
-
-// Of a block that all queries read: calls a function of 1 to AT_ONCE queries for all of them, some at a time.
+// Calls a function of 1 to AT_ONCE queries for all of n, some at a time.
 #define FOR_QUERIES(n, i, CALL)                        \
     for (int i = 0; i < n;) switch (n - i) {           \
         case 1: CALL(1); i += 1; break;                \
@@ -814,66 +813,74 @@ static void weigh(const Queries *queries, int i, float *scores, int base) {
         default: CALL(AT_ONCE); i += AT_ONCE;          \
     }
 
-// Adds the values of the block at position p to what the queries gather, in the order of positions: together those that
-// all of them see, and one by one the others, since what a query may not see need not even be finite.
-INLINE void add_block_values(int is_short, Head head, int width, int p, const Queries *queries, const float *weights,
-                             float *const *out, const uint8_t *ahead) {
-    int n = queries->n, first = MIN(MAX(queries->first_common - p, 0), POSITIONS);
-    int end = MIN(MAX(queries->end_common - p, first), POSITIONS);
-    for (int i = 0; i < n; i++) {
-        int own = MAX(queries->from[i] - p, 0), own_end = MIN(queries->last[i] + 1 - p, first);
-        if (own < own_end) add_values(is_short, 1, head, width, own, own_end, weights + i * PART, out + i, ahead);
-    }
-#define ADD(m) add_values(is_short, m, head, width, first, end, weights + i * PART, out + i, ahead)
+// What looks at a part; positions count from its first one.
+typedef struct {
+    int n, first, end;                   // queries; what any of them sees
+    int first_common, end_common;        // what all of them see, if there is such
+    int from[QUERIES], end_of[QUERIES];  // what each of them sees
+    float *q[QUERIES], *part[QUERIES];
+} Queries;
+
+// Gives what a query may not look at the lowest score; n_scores of whole blocks.
+static void hide(const Queries *queries, int i, float *scores, int first, int n_scores) {
+    for (int p = first; p < queries->from[i]; p++) scores[p] = -INFINITY;
+    for (int p = MAX(first, queries->end_of[i]); p < first + n_scores; p++) scores[p] = -INFINITY;
+}
+
+// Adds the values to what the queries gather, in the order of positions: together those that all of them see, and one
+// by one the others, since what a query may not see need not even be finite.
+INLINE void add_part(int is_short, const Head *heads, int width, const Queries *queries, const float *weights,
+                     float *const *out, const Head *ahead) {
+    int n = queries->n, first = queries->first_common, end = MAX(first, queries->end_common);
+    for (int i = 0; i < n; i++)
+        add_values(is_short, 1, heads, width, queries->from[i], MIN(queries->end_of[i], first), weights + i * PART,
+                   out + i, ahead);
+#define ADD(m) add_values(is_short, m, heads, width, first, end, weights + i * PART, out + i, ahead)
     FOR_QUERIES(n, i, ADD)
-    for (int i = 0; i < n; i++) {
-        int own = MAX(queries->from[i] - p, end), own_end = MIN(queries->last[i] + 1 - p, POSITIONS);
-        if (own < own_end) add_values(is_short, 1, head, width, own, own_end, weights + i * PART, out + i, ahead);
-    }
+    for (int i = 0; i < n; i++)
+        add_values(is_short, 1, heads, width, MAX(queries->from[i], end), queries->end_of[i], weights + i * PART,
+                   out + i, ahead);
 }
 
 typedef struct {
-    int first_token, n_tokens, head, part;  // tokens of one chunk, a head of keys
+    int first_token, n_tokens, head, part, end_part;  // tokens of one chunk, a head of keys
 } Item;
 
-// Block `i` of what an item reads, or its last one.
-INLINE Head head_of(const Engine *engine, int is_short, int layer, const Item *item, int i) {
+// Finds what an item reads, block by block; the last one stands for those beyond.
+INLINE void find_heads(const Engine *engine, int is_short, int layer, const Item *item, Head *heads) {
     const int32_t *block_table = engine->chunks[engine->chunk_of[item->first_token]].block_table;
     int last = engine->position[item->first_token + item->n_tokens - 1] / POSITIONS;
-    return head_at(engine, is_short, layer, block_table[MIN(item->part * PART / POSITIONS + i, last)], item->head);
+    for (int b = 0; b < BLOCKS; b++)
+        heads[b] = head_at(engine, is_short, layer, block_table[MIN(item->part * BLOCKS + b, last)], item->head);
 }
 
 // While keys are read, the values of the same positions are fetched, and with the values the keys of the next item.
 INLINE void attend(const Engine *engine, int is_short, int layer, const Item *item, const Item *next,
                    const Queries *queries, float *scores) {
-    int D = engine->model->head_dim, width = width_of(engine->model), n = queries->n, base = item->part * PART;
-    int first_block = (queries->first - base) / POSITIONS;
-    int end_block = (queries->end - base + POSITIONS - 1) / POSITIONS;
+    int D = engine->model->head_dim, width = width_of(engine->model), n = queries->n;
+    int first_block = queries->first / POSITIONS, end_block = (queries->end + POSITIONS - 1) / POSITIONS;
+    int first = first_block * POSITIONS, n_scores = end_block * POSITIONS - first;
     float scale = 1 / sqrtf(D), *out[QUERIES];
+    Head heads[BLOCKS], ahead[BLOCKS];
+    find_heads(engine, is_short, layer, item, heads), find_heads(engine, is_short, layer, next, ahead);
     for (int b = first_block; b < end_block; b++) {
-        Head head = head_of(engine, is_short, layer, item, b);
         float *block_scores = scores + b * POSITIONS;
-        fetch_early(head.value_scales);
-#define SCORE(m) score_block(is_short, m, head, D, queries->q + i, scale, block_scores + i * PART, head.values)
+        fetch_early(heads[b].value_scales);
+#define SCORE(m) score_block(is_short, m, heads[b], D, queries->q + i, scale, block_scores + i * PART, heads[b].values)
         FOR_QUERIES(n, i, SCORE)
     }
-    for (int i = 0; i < n; i++) {
-        weigh(queries, i, scores + i * PART, base);
-        out[i] = queries->part[i] + 2;
-        memset(out[i], 0, width * sizeof(float));
+    for (int i = 0; i < n; i++) hide(queries, i, scores + i * PART, first, n_scores);
+#define WEIGH(m) weigh(m, scores + i * PART + first, n_scores, queries->part + i)
+    FOR_QUERIES(n, i, WEIGH)
+    for (int b = first_block; is_short && b < end_block; b++) {
+        fetch_early(ahead[b].key_scales);
+        for (int i = 0; i < n; i++)
+            for (int p = 0; p < POSITIONS; p += LANES)
+                *(AnyFloats *)(scores + i * PART + b * POSITIONS + p) *=
+                    SHORT_SCALE * *(const AnyFloats *)(heads[b].value_scales + p);
     }
-    for (int b = first_block; b < end_block; b++) {
-        Head head = head_of(engine, is_short, layer, item, b);
-        Head ahead = head_of(engine, is_short, layer, next, b - first_block);
-        int p = base + b * POSITIONS;
-        float *weights = scores + b * POSITIONS;
-        fetch_early(ahead.key_scales);
-        if (is_short)
-            for (int i = 0; i < n; i++)
-                for (int j = 0; j < POSITIONS; j += LANES)
-                    *(AnyFloats *)(weights + i * PART + j) *= *(const AnyFloats *)(head.value_scales + j);
-        add_block_values(is_short, head, width, p, queries, weights, out, ahead.keys);
-    }
+    for (int i = 0; i < n; i++) out[i] = memset(queries->part[i] + 2, 0, width * sizeof(float));
+    add_part(is_short, heads, width, queries, scores, out, ahead);
 }
 
 static float *part_of(const Engine *engine, int t, int head, int part) {
@@ -884,20 +891,20 @@ static float *part_of(const Engine *engine, int t, int head, int part) {
 static void attend_item(Engine *engine, int layer, const Item *item, const Item *next, int thread) {
     const Model *model = engine->model;
     int n_rep = model->n_head / model->n_kv_head, window = model->layers[layer].window, D = model->head_dim;
-    int part = item->part;
+    int base = item->part * PART;
     for (int rep = 0; rep < n_rep; rep += QUERIES) {  // more heads than rows share keys: rarely
-        Queries queries = {.first = INT32_MAX, .end_common = INT32_MAX};
+        Queries queries = {.first = PART, .end_common = PART};
         for (int t = item->first_token; t < item->first_token + item->n_tokens; t++)
             for (int r = rep; r < MIN(n_rep, rep + QUERIES); r++) {
                 int i = queries.n++, last = engine->position[t], head = item->head * n_rep + r;
-                queries.last[i] = last;
-                queries.from[i] = window ? MAX(0, last - window + 1) : 0;
-                queries.first = MIN(queries.first, MAX(queries.from[i], part * PART));
-                queries.end = MAX(queries.end, MIN(last + 1, (part + 1) * PART));
-                queries.first_common = MAX(queries.first_common, queries.from[i]);
-                queries.end_common = MIN(queries.end_common, last + 1);
+                int from = MIN(MAX(window ? last - window + 1 - base : 0, 0), PART);
+                int end = MIN(MAX(last + 1 - base, from), PART);
+                queries.from[i] = from, queries.end_of[i] = end;
+                queries.first = MIN(queries.first, from), queries.end = MAX(queries.end, end);
+                queries.first_common = MAX(queries.first_common, from);
+                queries.end_common = MIN(queries.end_common, end);
                 queries.q[i] = engine->q + (size_t)t * pad(model->n_head * D) + head * D;
-                queries.part[i] = part_of(engine, t, head, part);
+                queries.part[i] = part_of(engine, t, head, item->part);
             }
         if (engine->cache->is_short)
             attend(engine, 1, layer, item, next, &queries, engine->scores[thread]);
@@ -913,26 +920,48 @@ static void parts_seen(const Engine *engine, int layer, int t, int *first, int *
     *end = last / PART + 1;
 }
 
+// Goes on to the next item, from nothing to the first; false at the end.
+static int step_item(const Engine *engine, int layer, Item *item) {
+    const Model *model = engine->model;
+    int at_once = MAX(1, QUERIES / (model->n_head / model->n_kv_head)), t = item->first_token + item->n_tokens, n = 1;
+    if (item->n_tokens && ++item->head < model->n_kv_head) return 1;
+    item->head = 0;
+    if (item->n_tokens && ++item->part < item->end_part) return 1;
+    if (t == engine->n_tokens) return 0;
+    while (n < at_once && t + n < engine->n_tokens && engine->chunk_of[t + n] == engine->chunk_of[t]) n++;
+    int unused;
+    item->first_token = t, item->n_tokens = n;
+    parts_seen(engine, layer, t, &item->part, &unused);
+    parts_seen(engine, layer, t + n - 1, &unused, &item->end_part);
+    return 1;
+}
+
+static int step_items(const Engine *engine, int layer, Item *item, int n) {
+    while (n && step_item(engine, layer, item)) n--;
+    return n == 0;
+}
+
+// Fetches the keys that the thread reads first in its attention.
+static void fetch_first(const Engine *engine, int layer, int thread) {
+    int is_short = engine->cache->is_short;
+    Item item = {0};
+    Head heads[BLOCKS];
+    if (!step_items(engine, layer, &item, thread + 1)) return;
+    find_heads(engine, is_short, layer, &item, heads);
+    for (int b = 0; b < BLOCKS && (!b || heads[b].keys != heads[b - 1].keys); b++)
+        for (uint8_t *keys = heads[b].keys; keys < heads[b].values; keys += 64) fetch_early(keys);
+}
+
 // All the attention of a layer: threads take turns at items.
 static void attend_all(Engine *engine, int layer, int thread) {
-    const Model *model = engine->model;
-    int n_rep = model->n_head / model->n_kv_head, at_once = MAX(1, QUERIES / n_rep), turn = 0;
-    Item item = {0};
-    for (int t = 0; t < engine->n_tokens;) {
-        int n = 1, first, end, unused;
-        while (n < at_once && t + n < engine->n_tokens && engine->chunk_of[t + n] == engine->chunk_of[t]) n++;
-        parts_seen(engine, layer, t, &first, &unused);
-        parts_seen(engine, layer, t + n - 1, &unused, &end);
-        for (int part = first; part < end; part++)
-            for (int head = 0; head < model->n_kv_head; head++) {
-                if (turn++ % engine->n_threads != thread) continue;
-                Item next = {t, n, head, part};
-                if (item.n_tokens) attend_item(engine, layer, &item, &next, thread);
-                item = next;
-            }
-        t += n;
+    Item item = {0}, next;
+    int more = step_items(engine, layer, &item, thread + 1);
+    while (more) {
+        next = item;
+        more = step_items(engine, layer, &next, engine->n_threads);
+        attend_item(engine, layer, &item, more ? &next : &item, thread);
+        item = next;
     }
-    if (item.n_tokens) attend_item(engine, layer, &item, &item, thread);
 }
 
 // Puts the parts of a head together: out (D,).
@@ -1100,6 +1129,7 @@ static void run(Engine *engine, int thread) {
         project(engine, &layer->c_k, engine->k, thread);
         project(engine, &layer->c_v, engine->v, thread);
         wait_for_all(barrier);
+        fetch_first(engine, i, thread);
         place(engine, i, thread);
         wait_for_all(barrier);
         attend_all(engine, i, thread);
@@ -1217,12 +1247,16 @@ void parley_close(Engine *engine) {
 
 // How many bytes a cache of n_blocks has.
 size_t parley_cache_bytes(const Model *model, int n_blocks, int is_short) {
-    return (size_t)model->n_layer * n_blocks * model->n_kv_head * head_bytes(model, is_short);
+    size_t n = ((size_t)n_blocks + BLOCKS - 1) / BLOCKS * BLOCKS;
+    return n * model->n_layer * model->n_kv_head * head_bytes(model, is_short);
 }
 
 void parley_copy_block(const Engine *engine, int source, int target) {
-    size_t bytes = parley_cache_bytes(engine->model, 1, engine->cache->is_short);
-    memcpy(engine->cache->data + target * bytes, engine->cache->data + source * bytes, bytes);
+    int is_short = engine->cache->is_short;
+    for (int layer = 0; layer < engine->model->n_layer; layer++)
+        for (int head = 0; head < engine->model->n_kv_head; head++)
+            memcpy(head_at(engine, is_short, layer, target, head).keys,
+                   head_at(engine, is_short, layer, source, head).keys, head_bytes(engine->model, is_short));
 }
 
 static int start_thread(Engine *engine, int thread) {

@@ -86,7 +86,7 @@ class _Chunk(ctypes.Structure):
 
 def unsupported(config: GPTConfig) -> str | None:
     """Say what of a network the kernels do not compute; None if they compute all of it."""
-    return f"heads of an odd size ({config.head_dim})" if config.head_dim % 2 else None
+    return f"heads whose size is no multiple of 4 ({config.head_dim})" if config.head_dim % 4 else None
 
 
 def position_bytes(config: GPTConfig, kv_dtype: KVDType) -> int:
