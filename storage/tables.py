@@ -16,6 +16,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -92,6 +93,7 @@ class Conversation(Base):
     title_source: Mapped[TitleSource | None] = mapped_column(Text)
     preset: Mapped[str | None]  # the name of the one that it began with
     system_prompt: Mapped[str | None]
+    recap: Mapped[bool] = mapped_column(default=False, server_default=false())  # of turns that a prompt has no room for
     params: Mapped[JsonObject | None]
     model: Mapped[str | None]
     # use_alter: the two tables point at each other, and only one of them can be created second.
@@ -130,10 +132,15 @@ class Message(Base):
     status: Mapped[Status] = mapped_column(Text)
     finish_reason: Mapped[FinishReason | None] = mapped_column(Text)
     error: Mapped[str | None]  # one line, of a reply whose status is error
+    idempotency_key: Mapped[str | None]  # of the request that a message came with: the same request adds it once
     model: Mapped[str | None]
+    model_digest: Mapped[str | None]  # of the files that the model was read from
     params: Mapped[JsonObject | None]
     seed: Mapped[int | None] = mapped_column(BigInteger)
     token_ids: Mapped[list[int] | None]
+    # The prompt: so many of the first tokens of the prompt and reply that come before on the path, and then these.
+    prompt_shared: Mapped[int | None]
+    prompt_ids: Mapped[list[int] | None]
     ledger: Mapped[JsonObject | None]
     prompt_tokens: Mapped[int | None]
     cached_tokens: Mapped[int | None]
@@ -149,6 +156,7 @@ class Message(Base):
         _one_of("status", get_args(Status)),
         _one_of("finish_reason", get_args(FinishReason)),
         UniqueConstraint("conversation_id", "seq"),
+        Index(None, "conversation_id", "idempotency_key", unique=True),
     )
 
 
@@ -165,3 +173,16 @@ class Feedback(Base):
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
 
     __table_args__ = (CheckConstraint("rating IN (-1, 1)", name="rating"),)
+
+
+class StoredPreset(Base):
+    """A way to begin a conversation, of an owner's own."""
+
+    __tablename__ = "presets"
+
+    owner_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    system_prompt: Mapped[str | None]
+    params: Mapped[JsonObject]  # sampling parameters; the others are the model's own
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -1,6 +1,7 @@
 """How the file is opened, written by many, migrated and refused. Real files only: ':memory:' has no WAL."""
 
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,8 @@ def refusal(path: Path) -> str:
     return str(refused.value)
 
 
-def schema(database: Database) -> dict[str, str]:
+def schema(database: Database) -> dict[str, list[str]]:
+    """What each table and index is made of, in any order: a column that is added comes last."""
     # without the search index, which SQLAlchemy cannot map
     query = text(
         "SELECT name, sql FROM sqlite_master "
@@ -72,7 +74,13 @@ def schema(database: Database) -> dict[str, str]:
     )
     with database.read() as session:
         # a table that was renamed has its name in quotes
-        return {name: sql.replace('"', "") for name, sql in session.execute(query)}
+        return {name: definitions(sql.replace('"', "")) for name, sql in session.execute(query)}
+
+
+def definitions(sql: str) -> list[str]:
+    """The parts of a CREATE statement, which commas outside of inner parentheses separate."""
+    head, _, body = " ".join(sql.split()).removesuffix(")").partition("(")
+    return [head.strip(), *sorted(part.strip() for part in re.split(r",(?![^()]*\))", body))]
 
 
 def rows(database: Database, table: str) -> list[dict[str, object]]:

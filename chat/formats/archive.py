@@ -52,9 +52,12 @@ class ArchivedMessage(TypedDict):
     finish_reason: FinishReason | None
     error: str | None
     model: str | None
+    model_digest: str | None
     params: JsonObject | None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None
     token_ids: list[Count] | None
+    prompt_shared: Count | None
+    prompt_ids: list[Count] | None
     ledger: JsonObject | None
     prompt_tokens: Count | None
     cached_tokens: Count | None
@@ -77,6 +80,7 @@ class ArchivedConversation(TypedDict):
     title_source: TitleSource | None
     preset: str | None
     system_prompt: str | None
+    recap: bool
     params: JsonObject | None
     model: str | None
     active_leaf_id: Id | None
