@@ -9,13 +9,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chat.cli.archive import export, import_
+from chat.cli.archive import export, import_, schema
 from chat.cli.bench import AgainstFlag, ChartFlag, JsonFileFlag, RunsFlag, run_bench
 from chat.cli.complete import print_reply, print_reply_as_json
 from chat.cli.flags import (
@@ -33,17 +33,20 @@ from chat.cli.flags import (
 )
 from chat.cli.keeping import backup, erase, expire, restore
 from chat.cli.models import print_models, print_models_as_json
+from chat.cli.presets import choose_preset, presets_cli
 from chat.cli.progress import progress_bar
+from chat.cli.replay import run_replay
 from chat.cli.search import search
+from chat.cli.verify import verify
 from chat.context import ContextBuilder
-from chat.data_folder import LOCAL_OWNER, lock_data
+from chat.data_folder import LOCAL_OWNER, lock_data, upgrade
 from chat.engine import open_engine, plan_engine
 from chat.errors import ChatError
-from chat.presets import find_preset
 from chat.settings import Settings, SettingsError
 from chat.text import check_message
 from model.checkpoint.catalog import CATALOG, fetch, resolve
 from model.checkpoint.checkpoint import Checkpoint
+from model.checkpoint.digest import checkpoint_digest
 from model.checkpoint.open import open_checkpoint
 from model.errors import ModelError
 from storage.errors import StorageError
@@ -71,21 +74,23 @@ def fetch_checkpoint(settings: Settings) -> Checkpoint:
 
 @contextmanager
 def open_dialogue(
-    settings: Settings, *, show: Callable[[str], None]
+    settings: Settings, *, show: Callable[[str], None], temporary: bool = False
 ) -> Iterator[tuple["DialogueManager", "ConversationStore", "Engine"]]:
-    """Open everything that a dialogue needs: the data folder for this process alone, the database, the engine."""
+    """Open everything that a dialogue needs: the data folder for this process alone, the database, the engine.
+
+    A temporary dialogue has a database in memory instead, and writes nothing of it anywhere.
+    """
     from chat.manager import DialogueManager
     from storage.branches import BranchStore
     from storage.conversations import ConversationStore
     from storage.database import Database
     from storage.erasure import ErasureStore
 
-    with lock_data(settings.data):
+    with nullcontext() if temporary else lock_data(settings.data):
         checkpoint = fetch_checkpoint(settings)  # a wrong file is refused before there is a database
-        database = Database(settings.data / "parley.db")
-        try:
+        with closing(Database(None if temporary else settings.data / "parley.db")) as database:
             database.check()
-            database.migrate()
+            upgrade(database)
             ErasureStore(database).finish()
             store = ConversationStore(database)
             if n_interrupted := store.interrupt_streaming():
@@ -98,20 +103,25 @@ def open_dialogue(
                     engine,
                     new_context_builder(settings, checkpoint, plan.n_ctx),
                     model_name=name_of_model(settings),
+                    model_digest=digest_of(settings, checkpoint),
                     sampling_params=checkpoint.sampling_params,
                 )
-                try:
+                with closing(manager):
                     yield manager, store, engine
-                finally:
-                    manager.close()
-        finally:
-            database.close()
 
 
 def new_context_builder(settings: Settings, checkpoint: Checkpoint, n_ctx: int) -> ContextBuilder:
     """Return the builder of prompts of up to n_ctx tokens for a checkpoint."""
     template = checkpoint.chat_template.with_thinking() if settings.thinking else checkpoint.chat_template
     return ContextBuilder(template, checkpoint.tokenizer, n_ctx)
+
+
+def digest_of(settings: Settings, checkpoint: Checkpoint) -> str:
+    """Return the digest of a model's files; that of a known one was checked when it came."""
+    if entry := CATALOG.get(settings.model):
+        return entry.sha256
+    with progress_bar(f"Hashing {checkpoint.path.name}", "B") as progress:
+        return checkpoint_digest(checkpoint.path, progress)
 
 
 def name_of_model(settings: Settings) -> str:
@@ -124,6 +134,7 @@ def name_of_model(settings: Settings) -> str:
 cli = typer.Typer(name="parley", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 models_cli = typer.Typer(help="The models that are known by name.")
 cli.add_typer(models_cli, name="models")
+cli.add_typer(presets_cli, name="presets")
 
 
 @cli.callback(invoke_without_command=True)
@@ -205,16 +216,18 @@ def chat(
     param: ParamFlag = None,
     system: SystemFlag = None,
     preset: PresetFlag = None,
+    recap: Annotated[bool, typer.Option("--recap", help="Sum up the turns that a prompt has no room for.")] = False,
+    temporary: Annotated[bool, typer.Option("--temporary", help="Keep nothing of the chat.")] = False,
 ) -> None:
     """Chat in the terminal; the conversation is kept beside those of the web app."""
-    chosen = find_preset(preset)
+    chosen = choose_preset(settings.data, preset)
     overrides = {**chosen.params, **sampling_overrides(temperature, max_tokens, seed, param)}
     from chat.terminal import run_terminal
 
-    with open_dialogue(settings, show=typer.echo) as (manager, _, _):
+    with open_dialogue(settings, show=typer.echo, temporary=temporary) as (manager, _, _):
         params = override(manager.sampling_params, overrides)
         system_prompt = chosen.system_prompt if system is None else system
-        run_terminal(manager, LOCAL_OWNER, params, system_prompt=system_prompt, preset=preset)
+        run_terminal(manager, LOCAL_OWNER, params, system_prompt=system_prompt, preset=preset, recap=recap)
 
 
 @cli.command()
@@ -236,7 +249,7 @@ def complete(
         raise SettingsError("--system cannot be combined with --raw: a raw text has no system prompt.")
     if raw and preset is not None:
         raise SettingsError("--preset cannot be combined with --raw: a raw text has no system prompt.")
-    chosen = find_preset(preset)
+    chosen = choose_preset(settings.data, preset)
     overrides = {**chosen.params, **sampling_overrides(temperature, max_tokens, seed, param)}
     if not as_json and overrides.get("logprobs") is not None:
         raise SettingsError("--param logprobs cannot be shown without --json.")
@@ -261,6 +274,16 @@ def complete(
             print_reply_as_json(generation, name_of_model(settings))
         else:
             print_reply(generation)
+
+
+@cli.command()
+@takes_settings(*ENGINE_SETTINGS, "draft")
+def replay(
+    settings: Settings,
+    message_id: Annotated[str, typer.Argument(help="A reply, as `parley export` names it.")],
+) -> None:
+    """Write a stored reply again, and say whether it comes out the same; Parley may be running."""
+    run_replay(settings, fetch_checkpoint, message_id)
 
 
 @models_cli.callback(invoke_without_command=True)
@@ -323,7 +346,7 @@ def convert(
     typer.echo(folder)
 
 
-for command in (search, export, backup, restore, erase, expire):
+for command in (search, export, schema, verify, backup, restore, erase, expire):
     cli.command()(command)
 cli.command(name="import")(import_)
 

@@ -1,10 +1,13 @@
 """What the model gets to see: the newest whole turns of a conversation that fit into its context."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict
+from itertools import count
+from typing import Literal, NotRequired, TypedDict
 
 from chat.errors import MessageTooLong
+from chat.prompts import n_common
+from chat.recap import Recap, make_recap
 from model.chat_template import ChatMessage, ChatTemplate
 from model.sampling_params import SamplingParams
 from model.tokenizer import Tokenizer
@@ -13,18 +16,24 @@ from storage.tables import Message
 # When the history outgrows its budget it is cut to this share of it, not to the last token, so that the next few
 # prompts begin alike and the engine can reuse what it has computed.
 CUT_TO = 0.7
+RECAP_SHARE = 0.1  # of the budget, once something is dropped
 
-
-Reason = Literal["fits", "pinned", "dropped", "empty"]
+Reason = Literal["fits", "pinned", "dropped", "recapped", "empty"]  # a recapped one is dropped, but quoted in the recap
 
 
 class LedgerEntry(TypedDict):
-    """What became of one message of the history."""
+    """What became of one message of the history.
+
+    Ledgers of earlier versions lack what is not required; a dropped message has no place in the prompt, and while a
+    reply is being written nobody knows yet what of it was cached.
+    """
 
     message_id: str
-    tokens: int
+    tokens: int  # of its content: as they are in the prompt, or as they would be
     included: bool
     reason: Reason
+    start: NotRequired[int]  # the place of its first token in the prompt
+    cached: NotRequired[int]  # of its tokens: those that the engine did not have to compute
 
 
 class Ledger(TypedDict):
@@ -32,6 +41,19 @@ class Ledger(TypedDict):
 
     budget: int
     messages: list[LedgerEntry]
+    recap_tokens: NotRequired[int]  # of the recap, if there is one
+
+
+def with_cached(ledger: Ledger, cached_tokens: int) -> Ledger:
+    """Return the account of a prompt of which the engine found so many first tokens cached."""
+    messages = [_with_cached(entry, cached_tokens) for entry in ledger["messages"]]
+    return {**ledger, "messages": messages}
+
+
+def _with_cached(entry: LedgerEntry, cached_tokens: int) -> LedgerEntry:
+    if "start" not in entry:
+        return entry
+    return {**entry, "cached": min(max(cached_tokens - entry["start"], 0), entry["tokens"])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +79,23 @@ class _Entry:
     written: tuple[int, ...]  # the ids that the model wrote, if they are to be repeated
 
 
-_Turn = list[_Entry]  # a user's message and what answers it; pinned as a whole if one of them is
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A user's message and what answers it; pinned as a whole if one of them is."""
+
+    entries: list[_Entry]
+    tokens: int  # with those that the template puts around contents
+    pinned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A prompt that may still be too long: all turns from one on, those pinned before it, and a recap of the others."""
+
+    token_ids: list[int]
+    places: list[range]  # of the messages of the history, in their order
+    recap: Recap
+    recap_tokens: int
 
 
 class ContextBuilder:
@@ -71,30 +109,40 @@ class ContextBuilder:
         self._beginning = _find_beginning(chat_template)
 
     def build(
-        self, path: Sequence[Message], *, system_prompt: str | None, max_new_tokens: int, begun: Sequence[int] = ()
+        self,
+        path: Sequence[Message],
+        *,
+        system_prompt: str | None,
+        max_new_tokens: int,
+        begun: Sequence[int] = (),
+        recap: bool = False,
     ) -> Context:
         """Return the prompt for the path from the root to the user's newest message, and the reply's beginning.
 
-        Room for the rest of the reply is set aside: max_new_tokens, but at most half of the context. Raises
-        MessageTooLong when the newest message does not even fit with that and what is pinned alone.
+        Room for the rest of the reply is set aside: max_new_tokens, but at most half of the context. With `recap`,
+        sentences of what is dropped are quoted. Raises MessageTooLong when the newest message does not even fit with
+        that room and what is pinned alone.
         """
         budget = self._n_ctx - min(max_new_tokens, self._n_ctx // 2) - len(begun)
+        room = int(budget * RECAP_SHARE) if recap else 0
         system = [ChatMessage("system", system_prompt)] if system_prompt else []
-        turns = _split_into_turns([self._measure(message) for message in path])
-        sizes = [sum(entry.tokens + self._overhead for entry in turn) for turn in turns]
-        pinned = [any(entry.message.pinned for entry in turn) for turn in turns]
-        first = _first_kept(sizes, pinned, budget - self._count_system(system))
-        token_ids = self._encode(system, _kept(turns, pinned, first))
-        while len(token_ids) > budget and first < len(turns) - 1:  # the sizes above are estimates
+        turns = self._split_into_turns(path)
+        first = _first_kept(turns, budget - self._count_system(system), room)
+        draft = self._draft(system, turns, first, room)
+        while len(draft.token_ids) > budget and first < len(turns) - 1:  # the sizes of the turns are estimates
             first += 1
-            token_ids = self._encode(system, _kept(turns, pinned, first))
-        if len(token_ids) > budget:
-            size = turns[-1][-1].tokens
-            raise MessageTooLong(size, max(0, budget - (len(token_ids) - size)), "tokens")
-        ledger = Ledger(budget=budget, messages=_account(turns, pinned, first))
+            draft = self._draft(system, turns, first, room)
+        if len(draft.token_ids) > budget and draft.recap.text:  # it has to yield to what is pinned and to the newest
+            draft = self._draft(system, turns, first, room=0)
+        if len(draft.token_ids) > budget:
+            size = turns[-1].entries[-1].tokens
+            raise MessageTooLong(size, max(0, budget - (len(draft.token_ids) - size)), "tokens")
         # a conversation's own system prompt is nobody else's; and what a template begins with may depend on the day
-        n_shared = 0 if system else _n_common(self._beginning, token_ids)
-        return Context([*token_ids, *begun], n_shared, ledger, self._chat_template.stop)
+        n_shared = 0 if system else n_common(self._beginning, draft.token_ids)
+        ledger = Ledger(budget=budget, messages=_account(turns, first, draft))
+        if draft.recap.text:
+            ledger["recap_tokens"] = draft.recap_tokens
+        return Context([*draft.token_ids, *begun], n_shared, ledger, self._chat_template.stop)
 
     def build_alone(self, text: str, *, system_prompt: str | None, max_new_tokens: int) -> Context:
         """Return the prompt for a message with nothing before it; raises MessageTooLong."""
@@ -115,21 +163,48 @@ class ContextBuilder:
             return list(token_ids)
         return None
 
+    def _split_into_turns(self, path: Sequence[Message]) -> list[_Turn]:
+        turns: list[list[_Entry]] = []
+        for message in path:
+            if message.role == "user" or not turns:
+                turns.append([])
+            turns[-1].append(self._measure(message))
+        return [
+            _Turn(
+                entries,
+                tokens=sum(entry.tokens + self._overhead for entry in entries),
+                pinned=any(entry.message.pinned for entry in entries),
+            )
+            for entries in turns
+        ]
+
     def _measure(self, message: Message) -> _Entry:
         written = self.reply_token_ids(message.content, message.token_ids or ())
-        size = len(written or self._tokenizer.encode(message.content))
+        size = len(written) if written else self._count(message.content)
         return _Entry(message, size, tuple(written or ()))
+
+    def _count(self, text: str) -> int:
+        return len(self._tokenizer.encode(text))
 
     def _count_system(self, system: list[ChatMessage]) -> int:
         return len(self._chat_template.encode([*system, ChatMessage("user", "")]))
 
-    def _encode(self, system: list[ChatMessage], turns: Sequence[_Turn]) -> list[int]:
-        messages = list(system)
-        for message in (_to_chat_message(entry) for turn in turns for entry in turn if not _is_empty(entry.message)):
-            if messages and messages[-1].role == message.role:  # after an empty reply; some templates refuse that
-                message = ChatMessage(message.role, f"{messages.pop().content}\n\n{message.content}")
-            messages.append(message)
-        return self._chat_template.encode(messages)
+    def _draft(self, system: list[ChatMessage], turns: Sequence[_Turn], first: int, room: int) -> _Draft:
+        """Return the prompt with the turns from the first on, the pinned ones, and so many tokens of recap at most.
+
+        The recap opens the message of the user that comes after what was left out. Every template has a place for it
+        there, and what comes before stays as it was, cached. In a system message it would replace the one that a
+        template may begin with, and give the words of users, and of the model, the weight of the owner's.
+        """
+        pinned = _told(turn for turn in turns[:first] if turn.pinned)
+        dropped = _told(turn for turn in turns[:first] if not turn.pinned)
+        recap = make_recap(dropped, room, lambda text: self._count(f"{text}\n\n"))
+        opening = [ChatMessage("user", recap.text)] if recap.text else []
+        messages = _joined([*system, *pinned, *opening, *_told(turns[first:])])
+        token_ids, places = self._chat_template.encode_and_locate(messages)
+        del places[: len(system)]
+        recap_tokens = len(places.pop(len(pinned))) if opening else 0
+        return _Draft(token_ids, places, recap, recap_tokens)
 
 
 def _measure_overhead(chat_template: ChatTemplate) -> int:
@@ -142,21 +217,23 @@ def _measure_overhead(chat_template: ChatTemplate) -> int:
 def _find_beginning(chat_template: ChatTemplate) -> list[int]:
     """Return the tokens that come before anything a user wrote: the template's default system prompt, if it has one."""
     prompt, other = (chat_template.encode([ChatMessage("user", text)]) for text in ("A", "1"))
-    return prompt[: _n_common(prompt, other)]
+    return prompt[: n_common(prompt, other)]
 
 
-def _n_common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return how many tokens two prompts have in common at their beginning."""
-    n_common = 0
-    for a, b in zip(first, second, strict=False):
-        if a != b:
-            break
-        n_common += 1
-    return n_common
+def _told(turns: Iterable[_Turn]) -> list[ChatMessage]:
+    """Return the messages of turns as the template gets them."""
+    entries = [entry for turn in turns for entry in turn.entries if not _is_empty(entry.message)]
+    return [ChatMessage(entry.message.role, entry.message.content, entry.written) for entry in entries]
 
 
-def _to_chat_message(entry: _Entry) -> ChatMessage:
-    return ChatMessage(entry.message.role, entry.message.content, entry.written)
+def _joined(messages: Iterable[ChatMessage]) -> list[ChatMessage]:
+    """Return the messages with neighbours of one role made one, since some templates refuse them."""
+    joined: list[ChatMessage] = []
+    for message in messages:
+        if joined and joined[-1].role == message.role:
+            message = joined.pop().join(message)
+        joined.append(message)
+    return joined
 
 
 def _is_empty(message: Message) -> bool:
@@ -164,47 +241,42 @@ def _is_empty(message: Message) -> bool:
     return message.role == "assistant" and not message.content
 
 
-def _split_into_turns(entries: Sequence[_Entry]) -> list[_Turn]:
-    turns: list[_Turn] = []
-    for entry in entries:
-        if entry.message.role == "user" or not turns:
-            turns.append([])
-        turns[-1].append(entry)
-    return turns
-
-
-def _first_kept(sizes: Sequence[int], pinned: Sequence[bool], budget: int) -> int:
-    """Return from which turn on all are in the prompt, given the size of each in tokens; the pinned ones always are.
+def _first_kept(turns: Sequence[_Turn], budget: int, room: int) -> int:
+    """Return from which turn on all are in the prompt; the pinned ones always are.
 
     The conversation is replayed from its beginning, cutting wherever it outgrew the budget, so that every prompt
-    of it finds the same cuts without anything being remembered.
+    of it finds the same cuts without anything being remembered. Once something is dropped, room is kept for a recap.
     """
     first = total = 0
-    for last, size in enumerate(sizes):
-        total += size
-        if total > budget:
-            while first < last and total > budget * CUT_TO:
-                total -= 0 if pinned[first] else sizes[first]
+    for last, turn in enumerate(turns):
+        total += turn.tokens
+        if total + (room if first else 0) > budget:
+            while first < last and total + room > budget * CUT_TO:
+                total -= 0 if turns[first].pinned else turns[first].tokens
                 first += 1
     return first
 
 
-def _kept(turns: Sequence[_Turn], pinned: Sequence[bool], first: int) -> list[_Turn]:
-    return [turn for i, turn in enumerate(turns) if i >= first or pinned[i]]
-
-
-def _account(turns: Sequence[_Turn], pinned: Sequence[bool], first: int) -> list[LedgerEntry]:
+def _account(turns: Sequence[_Turn], first: int, draft: _Draft) -> list[LedgerEntry]:
+    """Return what became of each message; the draft tells where those are that it includes, and quotes others."""
+    places, dropped = iter(draft.places), count()
     entries = []
     for i, turn in enumerate(turns):
-        reason: Reason = "fits" if i >= first else "pinned" if pinned[i] else "dropped"
-        for entry in turn:
-            is_empty = _is_empty(entry.message)
-            entries.append(
-                LedgerEntry(
-                    message_id=entry.message.id,
-                    tokens=entry.tokens,
-                    included=reason != "dropped" and not is_empty,
-                    reason="empty" if is_empty else reason,
+        for entry in turn.entries:
+            message_id = entry.message.id
+            if _is_empty(entry.message):
+                account = LedgerEntry(message_id=message_id, tokens=entry.tokens, included=False, reason="empty")
+            elif i >= first or turn.pinned:
+                place = next(places)
+                account = LedgerEntry(
+                    message_id=message_id,
+                    tokens=len(place),
+                    included=True,
+                    reason="fits" if i >= first else "pinned",
+                    start=place.start,
                 )
-            )
+            else:
+                reason: Reason = "recapped" if next(dropped) in draft.recap.quoted else "dropped"
+                account = LedgerEntry(message_id=message_id, tokens=entry.tokens, included=False, reason=reason)
+            entries.append(account)
     return entries

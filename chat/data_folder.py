@@ -6,7 +6,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from chat.cli.progress import progress_bar
 from chat.settings import SettingsError
+from storage.backup import back_up
 from storage.database import Database
 
 LOCAL_OWNER = "local"  # whoever sits at this machine
@@ -31,13 +33,21 @@ def lock_data(data: Path) -> Iterator[None]:
         yield
 
 
+def upgrade(database: Database) -> None:
+    """Bring a database to the newest schema; one that has rows in an older one is backed up before."""
+    if database.is_outdated():
+        with progress_bar("Backing up before the upgrade", "pages") as progress:
+            back_up(database.path, progress)
+    database.migrate()
+
+
 @contextmanager
 def open_database(data: Path) -> Iterator[Database]:
     """Open the database of a data folder with its newest schema; another process may have it open too."""
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(data / "parley.db")
     try:
-        database.migrate()
+        upgrade(database)
         yield database
     finally:
         database.close()

@@ -9,6 +9,7 @@ ChatError
   + UnknownFormat    there is no format of that name
   + Unreadable       a file that was to be imported is not what it should be
   + NotPossible      the message is not one that this can be done with
+  + AlreadySent      the same request has come before
 """
 
 from collections.abc import Sequence
@@ -68,3 +69,11 @@ class Unreadable(ChatError):
 
 class NotPossible(ChatError):
     """What is asked for makes no sense for this message; the text says why."""
+
+
+class AlreadySent(ChatError):
+    """A request has come again: its message is stored, and its reply written or being written."""
+
+    def __init__(self, reply_id: str) -> None:
+        super().__init__("This message was sent already.")
+        self.reply_id = reply_id

@@ -4,10 +4,13 @@ import secrets
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from types import EllipsisType
 
-from chat.context import Context, ContextBuilder, Ledger
-from chat.errors import ChatError, NotPossible, PromptFailed
+from chat.context import Context, ContextBuilder, Ledger, with_cached
+from chat.errors import AlreadySent, ChatError, NotPossible, PromptFailed
+from chat.prompts import split_prompt
 from chat.text import check_message
+from chat.titles import keyword_title, make_title
 from chat.turn import Ending, Turn
 from model.engine.engine import Engine
 from model.engine.generation import Generation, Piece
@@ -15,10 +18,8 @@ from model.errors import CheckpointError, ModelError
 from model.sampling_params import SamplingParams
 from storage.branches import BranchStore
 from storage.conversations import ConversationStore
-from storage.errors import ConversationBusy
+from storage.errors import ConversationBusy, ConversationMoved, StorageError
 from storage.tables import Channel, Conversation, Message, Role
-
-TITLE_CHARS = 40
 
 
 class DialogueManager:
@@ -32,10 +33,12 @@ class DialogueManager:
         context_builder: ContextBuilder,
         *,
         model_name: str,
+        model_digest: str,
         sampling_params: SamplingParams,
     ) -> None:
         """Chat with one model; `sampling_params` are those that its makers recommend."""
         self.model_name = model_name
+        self.model_digest = model_digest
         self.sampling_params = sampling_params
         self._store = store
         self._branches = branches
@@ -46,11 +49,25 @@ class DialogueManager:
         self._turns: dict[str, Turn] = {}  # by conversation; ended ones are dropped now and then
 
     def start(
-        self, owner_id: str, *, channel: Channel, system_prompt: str | None = None, preset: str | None = None
+        self,
+        owner_id: str,
+        *,
+        channel: Channel,
+        system_prompt: str | None = None,
+        preset: str | None = None,
+        recap: bool = False,
     ) -> Conversation:
-        """Begin a conversation, still without messages; `preset` is the name of the one it begins with, if it does."""
+        """Begin a conversation, still without messages; `preset` is the name of the one it begins with, if it does.
+
+        With `recap`, prompts sum up the turns that they have no room for.
+        """
         return self._store.create(
-            owner_id, channel=channel, system_prompt=system_prompt, preset=preset, model=self.model_name
+            owner_id,
+            channel=channel,
+            system_prompt=system_prompt,
+            preset=preset,
+            recap=recap,
+            model=self.model_name,
         )
 
     def check(self, text: str, params: SamplingParams, *, system_prompt: str | None = None) -> str:
@@ -70,17 +87,35 @@ class DialogueManager:
         message = Message(id="", role="user", content=text)
         return self._build([*path, message], conversation, params).ledger
 
-    def send(self, owner_id: str, conversation_id: str, text: str, params: SamplingParams) -> Turn:
+    def send(
+        self,
+        owner_id: str,
+        conversation_id: str,
+        text: str,
+        params: SamplingParams,
+        *,
+        seen_leaf_id: str | EllipsisType | None = ...,
+        idempotency_key: str | None = None,
+    ) -> Turn:
         """Store a message after the conversation's tip and start the reply to it.
 
-        Raises BlankMessage, MessageTooLong, PromptFailed, ConversationNotFound, ConversationBusy: nothing has been
+        Who says which tip has been seen (None: no message yet) is told if it is another one by now, and who gives a key
+        may send again without saying it twice. Raises AlreadySent for a key that has been used; BlankMessage,
+        MessageTooLong, PromptFailed, ConversationNotFound, ConversationBusy, ConversationMoved: nothing has been
         stored then.
         Whatever goes wrong later (ModelError: the engine is busy or has stopped, the template fails; ValueError:
         parameters that do not suit the model) leaves the message stored and its reply marked as error.
         """
         with self._lock:
             conversation = self._store.get(owner_id, conversation_id)
-            return self._send(owner_id, conversation, text, params, parent_id=conversation.active_leaf_id)
+            if idempotency_key is not None:
+                self._check_new(owner_id, conversation, text, idempotency_key)
+            if seen_leaf_id not in (..., conversation.active_leaf_id):
+                raise ConversationMoved
+            parent_id = conversation.active_leaf_id
+            return self._send(
+                owner_id, conversation, text, params, parent_id=parent_id, idempotency_key=idempotency_key
+            )
 
     def edit(self, owner_id: str, message_id: str, text: str, params: SamplingParams) -> Turn:
         """Put another version of a user's message beside it, in a branch of its own, and start the reply to that.
@@ -185,6 +220,7 @@ class DialogueManager:
         *,
         parent_id: str | None,
         edits_id: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Turn:
         text = self.check(text, params, system_prompt=conversation.system_prompt)
         params = _seeded(params)
@@ -195,10 +231,12 @@ class DialogueManager:
             content=text,
             parent_id=parent_id,
             model=self.model_name,
+            model_digest=self.model_digest,
             params=asdict(params),
             seed=params.seed,
             title=make_title(text),
             edits_id=edits_id,
+            idempotency_key=idempotency_key,
         )
         return self._begin(owner_id, conversation, reply, params)
 
@@ -218,6 +256,7 @@ class DialogueManager:
             conversation.id,
             parent_id=parent_id,
             model=self.model_name,
+            model_digest=self.model_digest,
             params=asdict(params),
             seed=params.seed,
             continues_id=continued.id if continued else None,
@@ -234,13 +273,13 @@ class DialogueManager:
         params: SamplingParams,
         begun: Piece | None = None,
     ) -> Turn:
-        path = self._store.path(owner_id, conversation.id, reply.parent_id)
         try:
+            path = self._store.path(owner_id, conversation.id, reply.parent_id)
             context = self._build(path, conversation, params, begun.token_ids if begun else ())
             generation = self._engine.submit(
                 context.token_ids, context.params(params), owner=owner_id, n_shared=context.n_shared
             )
-        except (ChatError, ModelError, ValueError) as error:  # the last for parameters that do not suit this model
+        except (ChatError, ModelError, StorageError, ValueError) as error:  # the last: parameters, for this model
             self._store.finish_reply(
                 owner_id, reply.id, content=reply.content, status="error", finish_reason="error", error=str(error)
             )
@@ -248,7 +287,7 @@ class DialogueManager:
         turn = Turn(
             generation,
             flush=lambda text: self._store.flush_reply(owner_id, reply.id, content=text),
-            finish=lambda ending: self._keep(owner_id, reply.id, context, generation, ending, begun),
+            finish=lambda ending: self._keep(owner_id, reply.id, path, context, generation, ending, begun),
             begun=begun,
         )
         self._turns = {key: turn for key, turn in self._turns.items() if turn.running}
@@ -259,13 +298,18 @@ class DialogueManager:
         self, path: Sequence[Message], conversation: Conversation, params: SamplingParams, begun: Sequence[int] = ()
     ) -> Context:
         return self._context_builder.build(
-            path, system_prompt=conversation.system_prompt, max_new_tokens=params.max_tokens, begun=begun
+            path,
+            system_prompt=conversation.system_prompt,
+            max_new_tokens=params.max_tokens,
+            begun=begun,
+            recap=conversation.recap,
         )
 
     def _keep(
         self,
         owner_id: str,
         reply_id: str,
+        path: Sequence[Message],
         context: Context,
         generation: Generation,
         ending: Ending,
@@ -273,6 +317,7 @@ class DialogueManager:
     ) -> None:
         usage = generation.usage
         assert usage is not None, "a finished generation has its usage"
+        prompt_shared, prompt_ids = split_prompt(path, context.token_ids)
         self._store.finish_reply(
             owner_id,
             reply_id,
@@ -281,13 +326,23 @@ class DialogueManager:
             finish_reason=ending.finish_reason,
             error=ending.error,
             token_ids=self._context_builder.reply_token_ids(ending.text, ending.token_ids),
-            ledger=dict(context.ledger),
+            ledger=dict(with_cached(context.ledger, usage.cached_tokens)),
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
             completion_tokens=len(ending.token_ids) - len(begun.token_ids if begun else ()),
             ttft_ms=None if usage.ttft_ms is None else round(usage.ttft_ms),
             duration_ms=round(usage.duration_ms),
+            prompt_shared=prompt_shared,
+            prompt_ids=prompt_ids,
+            title=keyword_title(path[0].content, ending.text) if len(path) == 1 else None,
         )
+
+    def _check_new(self, owner_id: str, conversation: Conversation, text: str, idempotency_key: str) -> None:
+        if sent := self._store.find_sent(owner_id, conversation.id, idempotency_key):
+            message, reply = sent
+            if message.content != check_message(text):
+                raise NotPossible("idempotency_key: expected one of its own, got that of another message.")
+            raise AlreadySent(reply.id)
 
     def _check_idle(self, owner_id: str, conversation: Conversation) -> None:
         if self.turn(owner_id, conversation.id):
@@ -312,12 +367,3 @@ def _parent_id(reply: Message) -> str:
     if reply.parent_id is None:
         raise NotPossible("The reply answers no message: there is nothing to write it anew from.")
     return reply.parent_id
-
-
-def make_title(text: str) -> str:
-    """Return the beginning of a message as the title of its conversation: one line, cut at a word."""
-    line = " ".join(text.split())
-    if len(line) <= TITLE_CHARS:
-        return line
-    cut = line[:TITLE_CHARS].rsplit(" ", 1)[0]
-    return f"{cut.rstrip('.,;:')}…"

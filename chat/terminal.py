@@ -17,6 +17,7 @@ def run_terminal(
     *,
     system_prompt: str | None,
     preset: str | None = None,
+    recap: bool = False,
 ) -> None:
     """Hold one conversation on stdin and stdout, until the input ends. Ctrl-C stops a reply, not the chat."""
     conversation = None
@@ -25,7 +26,9 @@ def run_terminal(
         try:
             manager.check(text, params, system_prompt=system_prompt)
             if conversation is None:
-                conversation = manager.start(owner_id, channel="terminal", system_prompt=system_prompt, preset=preset)
+                conversation = manager.start(
+                    owner_id, channel="terminal", system_prompt=system_prompt, preset=preset, recap=recap
+                )
             turn = manager.send(owner_id, conversation.id, text, params)
         except (ChatError, ModelError, StorageError, ValueError) as error:
             sys.stdout.write(f"{error}\n")

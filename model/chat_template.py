@@ -7,8 +7,10 @@ scanned for control tokens, and the contents are encoded as ordinary text.
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 from jinja2.exceptions import SecurityError
@@ -49,11 +51,21 @@ _SLOW = ("lstrip", "rsplit", "rstrip", "strip")
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message of a prompt. `token_ids` are those the model wrote, to be repeated exactly in place of content."""
+    """One message of a prompt. `token_ids` are those the model wrote, to be repeated exactly in place of content.
+
+    `joints` is where in the content further messages begin, if it was joined from several.
+    """
 
     role: Role
     content: str
     token_ids: tuple[int, ...] = ()
+    joints: tuple[int, ...] = ()
+
+    def join(self, other: "ChatMessage") -> "ChatMessage":
+        """Return a message, of the other's role, that says both."""
+        start = len(self.content) + 2
+        joints = (*self.joints, start, *(start + joint for joint in other.joints))
+        return ChatMessage(other.role, f"{self.content}\n\n{other.content}", joints=joints)
 
 
 class ChatTemplate:
@@ -93,6 +105,19 @@ class ChatTemplate:
 
         Raises CheckpointError when the template fails, takes more than the sandbox allows or alters a content.
         """
+        return self._write(messages).finish()
+
+    def encode_and_locate(self, messages: Sequence[ChatMessage]) -> tuple[list[int], list[range]]:
+        """Return the prompt's ids as `encode` does, and where in it each message is: from its first token to its last.
+
+        That is its content, without outer white space that the model did not write. A message that was joined from
+        several has a range for each, and what the template does not write an empty one. Tokens of two are in both.
+        """
+        prompt = self._write(messages)
+        token_ids = prompt.finish()
+        return token_ids, prompt.locate(sum(1 + len(message.joints) for message in messages))
+
+    def _write(self, messages: Sequence[ChatMessage]) -> "_Prompt":
         if not self._knows_system:
             messages = _without_system(messages)
         prompt = _Prompt(self._tokenizer)
@@ -101,12 +126,12 @@ class ChatTemplate:
                 prompt.add_content(part)
             else:
                 self._add_template_text(prompt, part)
-        return prompt.finish()
+        return prompt
 
     def _render(self, messages: Sequence[ChatMessage]) -> list[str]:
         """Return what the template writes, its own texts alternating with contents."""
         contents = _Contents(self._tokenizer)
-        stand_ins = [{"role": m.role, "content": contents.add(m.content, m.token_ids)} for m in messages]
+        stand_ins = [{"role": message.role, "content": contents.add_message(message)} for message in messages]
         variables = {"messages": stand_ins, "tools": None, "documents": None, "add_generation_prompt": True}
         rendered = self._template.render({**variables, "enable_thinking": self._enable_thinking})
         parts: list[str] = _PLACEHOLDER.split(rendered)  # with a group: what it found is in between
@@ -135,8 +160,8 @@ def _without_system(messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
         return messages
     system, *others = messages
     if not others or others[0].role != "user":
-        return [ChatMessage("user", system.content), *others]
-    return [ChatMessage("user", f"{system.content}\n\n{others[0].content}"), *others[1:]]
+        return [replace(system, role="user"), *others]
+    return [system.join(others[0]), *others[1:]]
 
 
 class _Content(str):
@@ -149,8 +174,10 @@ class _Content(str):
 
     _contents: "_Contents"
     _text: str
-    _core: str  # what is written in place of the placeholder
+    _core: slice  # of the text: what is written in place of the placeholder
     _token_ids: tuple[int, ...]  # and these in place of that, if there are any
+    _number: int  # of the message that it is from
+    _joints: tuple[int, ...]  # where in the text the next messages begin, if it was joined from several
 
     def __str__(self) -> str:
         return self
@@ -187,14 +214,12 @@ class _Contents:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._known: dict[str, _Content] = {}
+        self._n_messages = 0
 
-    def add(self, text: str, token_ids: tuple[int, ...] = ()) -> _Content:
-        letters = str(len(self._known)).translate(_TO_LETTERS)
-        start, end = (0, len(text)) if token_ids else _core_of(text)
-        placeholder = f"\U00010428{letters}\U00010400" if start < end or token_ids else ""
-        content = self._known[letters] = _Content(text[:start] + placeholder + text[end:])
-        content._contents, content._text, content._core, content._token_ids = self, text, text[start:end], token_ids
-        return content
+    def add_message(self, message: ChatMessage) -> _Content:
+        number = self._n_messages
+        self._n_messages += 1 + len(message.joints)
+        return self._add(message.content, message.token_ids, number, message.joints)
 
     def derive(self, content: _Content, text: str) -> _Content:
         """Return what the template has made of a content: of one that the model wrote, its last tokens if possible."""
@@ -202,11 +227,20 @@ class _Contents:
             return content
         charge(1000 + sys.getsizeof(text))
         if not (text and content._token_ids):
-            return self.add(text)
+            return self._add(text, (), content._number, _joints_in(content, text))
         tail = self._tail(content._token_ids, text) if content._text.endswith(text) else ()
         if not tail and text.strip() == content._text.strip():
             return content  # its outer white space is part of what the model wrote
-        return self.add(text, tail)
+        return self._add(text, tail, content._number, ())
+
+    def _add(self, text: str, token_ids: tuple[int, ...], number: int, joints: tuple[int, ...]) -> _Content:
+        letters = str(len(self._known)).translate(_TO_LETTERS)
+        start, end = (0, len(text)) if token_ids else _core_of(text)
+        placeholder = f"\U00010428{letters}\U00010400" if start < end or token_ids else ""
+        content = self._known[letters] = _Content(text[:start] + placeholder + text[end:])
+        content._contents, content._text, content._core, content._token_ids = self, text, slice(start, end), token_ids
+        content._number, content._joints = number, joints
+        return content
 
     def find(self, letters: str) -> _Content:
         if letters not in self._known:
@@ -223,6 +257,15 @@ class _Contents:
         return ()
 
 
+def _joints_in(content: _Content, text: str) -> tuple[int, ...]:
+    """Return where the next messages begin in a part of a content that was joined from several."""
+    if not content._joints:
+        return ()
+    is_tail = content._text.endswith(text)
+    n_before = len(content._text) - len(text) if is_tail else max(content._text.find(text), 0)
+    return tuple(min(max(joint - n_before, 0), len(text)) for joint in content._joints)
+
+
 def _core_of(text: str) -> tuple[int, int]:
     """Return where the outer white space of a text ends and begins again."""
     start = min(len(text) - len(text.lstrip()), MAX_OUTER_SPACE)
@@ -235,22 +278,61 @@ class _Prompt:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._text: list[str] = []
+        self._texts: list[tuple[str, int | None]] = []  # with the numbers of the messages that they are from
+        self._encoded: list[tuple[range, list[tuple[str, int | None]]]] = []  # by the place of their ids
+        self._repeated: list[tuple[range, int]] = []  # the ids that the model wrote, and the number of the message
 
-    def add_text(self, text: str) -> None:
-        self._text.append(text)
+    def add_text(self, text: str, number: int | None = None) -> None:
+        self._texts.append((text, number))
 
-    def add_ids(self, token_ids: Sequence[int]) -> None:
-        self._ids += self._tokenizer.encode("".join(self._text))
+    def add_ids(self, token_ids: Sequence[int]) -> range:
+        """Add ids, and return their place."""
+        self._encode_texts()
         self._ids += token_ids
-        self._text.clear()
+        return range(len(self._ids) - len(token_ids), len(self._ids))
 
     def add_content(self, content: _Content) -> None:
         if content._token_ids:
-            self.add_ids(content._token_ids)
-        else:
-            self.add_text(content._core)
+            self._repeated.append((self.add_ids(content._token_ids), content._number))
+            return
+        start, stop = content._core.start, content._core.stop
+        bounds = [start, *(min(max(joint, start), stop) for joint in content._joints), stop]
+        for number, (start, stop) in enumerate(pairwise(bounds), content._number):
+            self.add_text(content._text[start:stop], number)
 
     def finish(self) -> list[int]:
-        self.add_ids([])
+        self._encode_texts()
         return self._ids
+
+    def locate(self, n_messages: int) -> list[range]:
+        """Return where the messages are among the ids."""
+        places = [range(0)] * n_messages
+        located = [piece for ids, texts in self._encoded for piece in self._locate(ids, texts)]
+        for place, number in located + self._repeated:
+            known = places[number] or place
+            places[number] = range(min(known.start, place.start), max(known.stop, place.stop))
+        return places
+
+    def _encode_texts(self) -> None:
+        start = len(self._ids)
+        self._ids += self._tokenizer.encode("".join(text for text, _ in self._texts))
+        self._encoded.append((range(start, len(self._ids)), self._texts))
+        self._texts = []
+
+    def _locate(self, ids: range, texts: Sequence[tuple[str, int | None]]) -> Iterator[tuple[range, int]]:
+        """Yield where the contents among the texts are, found by counting bytes, and their messages' numbers."""
+        ends = list(
+            accumulate(len(self._tokenizer.token_bytes(token_id)) for token_id in self._ids[ids.start : ids.stop])
+        )
+        n_bytes = 0
+        for text, number in texts:
+            start = n_bytes + self._n_bytes(text[: len(text) - len(text.lstrip())])
+            n_bytes += self._n_bytes(text)
+            if number is not None and (content := text.strip()):
+                stop = start + self._n_bytes(content)
+                yield ids[bisect_right(ends, start) : bisect_left(ends, stop) + 1], number
+
+    def _n_bytes(self, text: str) -> int:
+        """Return how many bytes the tokens of a text have."""
+        normalized = self._tokenizer.vocabulary.pre_tokenizer.normalize(text)
+        return len(self._tokenizer.representable(normalized).encode())

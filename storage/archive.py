@@ -10,10 +10,12 @@ from sqlalchemy import Select, exists, insert, select, update
 from sqlalchemy.orm import Session
 
 from storage.database import Database
+from storage.ledgers import rename_in_ledger
 from storage.search import index_messages, index_titles
 from storage.tables import Base, Channel, Conversation, Feedback, Message, new_id
 
-BATCH = 100  # conversations that are read at once
+BATCH = 20  # conversations that are read at once: more take longer, and more memory
+N_IDS = 500  # that are looked up at once
 
 Row = Mapping[str, Any]  # the columns of a table
 
@@ -36,6 +38,7 @@ class Selection:
     since: datetime | None = None  # by their last change
     until: datetime | None = None
     rating: int | None = None  # with a message that is rated so
+    found: Sequence[str] | None = None  # those that a search found
 
 
 class ArchiveStore:
@@ -95,6 +98,8 @@ def _numbers(owner_id: str, selection: Selection) -> Select[int]:
     query = select(Conversation.number).where(Conversation.owner_id == owner_id, Conversation.trashed_at.is_(None))
     if selection.ids is not None:
         query = query.where(Conversation.id.in_(selection.ids))
+    if selection.found is not None:
+        query = query.where(Conversation.id.in_(selection.found))
     if selection.channel is not None:
         query = query.where(Conversation.channel == selection.channel)
     if selection.since is not None:
@@ -142,9 +147,9 @@ def _with_free_ids(session: Session, tree: Tree) -> Tree:
     """Return a tree whose ids nobody has: its own, if they are free."""
     old = [tree.conversation["id"], *(message["id"] for message in tree.messages)]
     taken = any(
-        session.scalar(select(exists().where(table.id.in_(old[start : start + BATCH]))))
+        session.scalar(select(exists().where(table.id.in_(old[start : start + N_IDS]))))
         for table in (Conversation, Message)
-        for start in range(0, len(old), BATCH)
+        for start in range(0, len(old), N_IDS)
     )
     if not taken:
         return tree
@@ -154,7 +159,8 @@ def _with_free_ids(session: Session, tree: Tree) -> Tree:
     def renamed(row: Row) -> Row:
         return {name: ids.get(value) if name in fields and value else value for name, value in row.items()}
 
-    return Tree(renamed(tree.conversation), [*map(renamed, tree.messages)], [*map(renamed, tree.feedback)])
+    messages = [{**renamed(row), "ledger": rename_in_ledger(row["ledger"], ids)} for row in tree.messages]
+    return Tree(renamed(tree.conversation), messages, [*map(renamed, tree.feedback)])
 
 
 def _add(session: Session, owner_id: str, tree: Tree, digest: str) -> None:

@@ -10,15 +10,17 @@ from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
 from storage.database import Database
+from storage.ledgers import rename_in_ledger
 from storage.queries import check_idle, find_conversation, find_message, path_to
 from storage.search import index_messages, index_titles
 from storage.tables import Conversation, Message, new_id, utc_now
 
 _INHERITED = (
     *("owner_id", "channel", "site_id", "title", "title_source"),
-    *("preset", "system_prompt", "params", "model"),
+    *("preset", "system_prompt", "recap", "params", "model"),
 )
-_OWN = {"number", "id", "conversation_id", "parent_id", "seq", "origin", "origin_id"}  # of a message: not its copy's
+# Of a message, not its copy's:
+_OWN = {"number", "id", "conversation_id", "parent_id", "seq", "origin", "origin_id", "idempotency_key"}
 _COPIED = [column.key for column in Message.__table__.columns if column.key not in _OWN]
 
 
@@ -61,11 +63,16 @@ class BranchStore:
             session.execute(delete(Message).where(Message.id.in_(_below(message.id))))
 
     def delete_message(self, owner_id: str, message_id: str) -> None:
-        """Delete one message; what follows it then follows the one before it."""
+        """Delete one message; what follows it then follows the one before it.
+
+        The prompts of later replies go too, since they say what it said; those replies cannot be replayed any more.
+        """
         with self._database.write() as session:
             message, conversation = find_message(session, owner_id, message_id)
             check_idle(session, conversation.id)
             _leave(session, conversation, message, select(Message.id).where(Message.id == message.id))
+            later = update(Message).where(Message.id.in_(_below(message.id)))
+            session.execute(later.values(prompt_shared=None, prompt_ids=None))
             session.execute(update(Message).where(Message.parent_id == message.id).values(parent_id=message.parent_id))
             session.execute(delete(Message).where(Message.id == message.id))
 
@@ -86,12 +93,14 @@ class BranchStore:
             fork = Conversation(id=new_id(), **{name: getattr(conversation, name) for name in _INHERITED})
             session.add(fork)
             session.flush()
+            copies: dict[str, str] = {}
             parent_id: str | None = None
             for seq, original in enumerate(session.scalars(path_to(conversation.id, message.id)).all(), start=1):
                 copy = _copy(original, fork.id, parent_id, seq)
+                copy.ledger = rename_in_ledger(original.ledger, copies)
                 session.add(copy)
                 session.flush()  # a parent first, then its child
-                parent_id = copy.id
+                parent_id = copies[original.id] = copy.id
             fork.active_leaf_id = parent_id
             index_titles(session, Conversation.id == fork.id)
             index_messages(session, Message.conversation_id == fork.id)

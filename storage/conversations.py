@@ -6,8 +6,8 @@ Rows come back detached: plain values that no longer follow the database.
 
 from typing import TypedDict, Unpack
 
-from sqlalchemy import Update, exists, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Update, exists, select, tuple_, update
+from sqlalchemy.orm import Session, defer
 
 from storage.database import Database
 from storage.errors import MessageNotFound
@@ -32,6 +32,7 @@ class ConversationChanges(TypedDict, total=False):
     pinned: bool
     archived: bool
     system_prompt: str | None
+    recap: bool
 
 
 class ConversationStore:
@@ -47,6 +48,7 @@ class ConversationStore:
         channel: Channel,
         system_prompt: str | None = None,
         preset: str | None = None,
+        recap: bool = False,
         model: str | None = None,
     ) -> Conversation:
         """A new conversation without messages."""
@@ -55,6 +57,7 @@ class ConversationStore:
             channel=channel,
             system_prompt=system_prompt,
             preset=preset,
+            recap=recap,
             model=model,
         )
         with self._database.write() as session:
@@ -99,8 +102,12 @@ class ConversationStore:
         with self._database.read() as session:
             return list(session.scalars(query))
 
-    def recent(self, owner_id: str, *, limit: int = 100) -> list[Conversation]:
-        """The conversations that are neither archived nor in the trash, the pinned first, then the last used."""
+    def recent(self, owner_id: str, *, limit: int = 100, after: Conversation | None = None) -> list[Conversation]:
+        """The conversations that are neither archived nor in the trash, the pinned first, then the last used.
+
+        Those of the next page come `after` the last one of a page, as it was when that page was read.
+        """
+        place = (Conversation.pinned, Conversation.updated_at, Conversation.number)
         query = (
             select(Conversation)
             .where(
@@ -108,21 +115,26 @@ class ConversationStore:
                 Conversation.archived.is_(False),
                 Conversation.trashed_at.is_(None),
             )
-            .order_by(Conversation.pinned.desc(), Conversation.updated_at.desc(), Conversation.id)
+            .order_by(*(column.desc() for column in place))
             .limit(limit)
         )
+        if after is not None:
+            query = query.where(tuple_(*place) < (after.pinned, after.updated_at, after.number))
         with self._database.read() as session:
             return list(session.scalars(query))
 
     def path(self, owner_id: str, conversation_id: str, leaf_id: str | None = None) -> list[Message]:
-        """The messages from the root down to `leaf_id`, by default to the active leaf."""
+        """The messages from the root down to `leaf_id`, by default to the active leaf; their ledgers are not loaded.
+
+        Each ledger names all messages before it, so that those of a long path would take far longer than the rest.
+        """
         with self._database.read() as session:
             conversation = find_conversation(session, owner_id, conversation_id)
             if leaf_id is None:
                 leaf_id = conversation.active_leaf_id
             if leaf_id is None:
                 return []
-            messages = list(session.scalars(path_to(conversation_id, leaf_id)))
+            messages = list(session.scalars(path_to(conversation_id, leaf_id).options(defer(Message.ledger))))
         if not messages:
             raise MessageNotFound(leaf_id)
         return messages
@@ -142,13 +154,15 @@ class ConversationStore:
         model: str,
         params: JsonObject,
         seed: int | None,
+        model_digest: str | None = None,
         title: str | None = None,
         edits_id: str | None = None,
+        idempotency_key: str | None = None,
     ) -> tuple[Message, Message]:
         """Store the user's message and an empty reply to it, which becomes the active leaf.
 
         Without a parent the message is a root. `title` counts only for a conversation that has none. `edits_id` is the
-        message that this one is an edit of.
+        message that this one is an edit of. An idempotency key is the message's own within its conversation.
         """
         with self._database.write() as session:
             conversation = find_conversation(session, owner_id, conversation_id)
@@ -165,8 +179,11 @@ class ConversationStore:
                 origin="edited" if edits_id else "written",
                 origin_id=edits_id,
                 status="complete",
+                idempotency_key=idempotency_key,
             )
-            reply = _new_reply(conversation, message.id, seq + 1, model=model, params=params, seed=seed)
+            reply = _new_reply(
+                conversation, message.id, seq + 1, model=model, model_digest=model_digest, params=params, seed=seed
+            )
             session.add(message)
             _add_leaf(session, conversation, reply)
             if title is not None and conversation.title is None:
@@ -184,6 +201,7 @@ class ConversationStore:
         model: str,
         params: JsonObject,
         seed: int | None,
+        model_digest: str | None = None,
         continues_id: str | None = None,
         content: str = "",
     ) -> Message:
@@ -196,7 +214,9 @@ class ConversationStore:
             for message_id in filter(None, (parent_id, continues_id)):
                 check_answerable(session, conversation_id, message_id)
             seq = next_seq(session, conversation_id)
-            reply = _new_reply(conversation, parent_id, seq, model=model, params=params, seed=seed)
+            reply = _new_reply(
+                conversation, parent_id, seq, model=model, model_digest=model_digest, params=params, seed=seed
+            )
             reply.content = content
             if continues_id:
                 reply.origin, reply.origin_id = "continued", continues_id
@@ -245,8 +265,14 @@ class ConversationStore:
         completion_tokens: int | None = None,
         ttft_ms: int | None = None,
         duration_ms: int | None = None,
+        prompt_shared: int | None = None,
+        prompt_ids: list[int] | None = None,
+        title: str | None = None,
     ) -> None:
-        """Store the whole reply and how it ended; raises MessageNotFound for one that has ended before."""
+        """Store the whole reply and how it ended; raises MessageNotFound for one that has ended before.
+
+        `title`, made of keywords, counts only for a conversation that has its first message's beginning for one.
+        """
         values: JsonObject = {
             "content": content,
             "status": status,
@@ -259,10 +285,26 @@ class ConversationStore:
             "completion_tokens": completion_tokens,
             "ttft_ms": ttft_ms,
             "duration_ms": duration_ms,
+            "prompt_shared": prompt_shared,
+            "prompt_ids": prompt_ids,
         }
         with self._database.write() as session:
             _update_streaming(session, owner_id, message_id, values)
             index_messages(session, Message.id == message_id)
+            if title is not None:
+                _retitle(session, find_message(session, owner_id, message_id)[1], title)
+
+    def find_sent(self, owner_id: str, conversation_id: str, idempotency_key: str) -> tuple[Message, Message] | None:
+        """The message that came with a key, and the first reply to it, if the key has been used."""
+        with self._database.read() as session:
+            find_conversation(session, owner_id, conversation_id)
+            keyed = (Message.conversation_id == conversation_id, Message.idempotency_key == idempotency_key)
+            message = session.scalar(select(Message).where(*keyed))
+            if message is None:
+                return None
+            replies = select(Message).where(Message.parent_id == message.id, Message.role == "assistant")
+            reply = session.scalars(replies.order_by(Message.seq)).first()
+        return (message, reply) if reply else None
 
     def interrupt_streaming(self) -> int:
         """Mark every reply that is still streaming as interrupted, and count them.
@@ -276,7 +318,14 @@ class ConversationStore:
 
 
 def _new_reply(
-    conversation: Conversation, parent_id: str, seq: int, *, model: str, params: JsonObject, seed: int | None
+    conversation: Conversation,
+    parent_id: str,
+    seq: int,
+    *,
+    model: str,
+    model_digest: str | None,
+    params: JsonObject,
+    seed: int | None,
 ) -> Message:
     conversation.params = params
     return Message(
@@ -288,9 +337,17 @@ def _new_reply(
         content="",
         status="streaming",
         model=model,
+        model_digest=model_digest,
         params=params,
         seed=seed,
     )
+
+
+def _retitle(session: Session, conversation: Conversation, title: str) -> None:
+    if conversation.title_source == "first_message":
+        conversation.title, conversation.title_source = title, "keywords"
+        session.flush()
+        index_titles(session, Conversation.id == conversation.id)
 
 
 def _add_leaf(session: Session, conversation: Conversation, leaf: Message) -> None:

@@ -6,7 +6,10 @@ at once with "database is locked", whatever its timeout. Four more connections r
 
 import logging
 import os
+import re
 import sqlite3
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +17,9 @@ from pathlib import Path
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from storage.errors import DatabaseTooNew, DatabaseUnusable
 
@@ -53,6 +57,11 @@ REASONS = {
     sqlite3.SQLITE_NOTADB: "it is not a SQLite database; move it away or choose another data folder",
 }
 
+# What a backup fails with has no code, but a text.
+CODES = {"database or disk is full": sqlite3.SQLITE_FULL, "disk I/O error": sqlite3.SQLITE_IOERR}
+
+IN_MEMORY = Path(":memory:")  # what SQLite takes for the name of a file that is none
+
 VERSIONS = Path(__file__).parent / "migrations" / "versions"
 SCHEMA = text("SELECT type, name, sql FROM sqlite_master")  # integrity_check passes types that are no UTF-8
 REVISIONS = sorted(file.name[:4] for file in VERSIONS.glob("[0-9]*.py"))
@@ -86,10 +95,12 @@ def explained(path: Path) -> Iterator[None]:
     """Raise DatabaseUnusable for what SQLite says of a file."""
     try:
         yield
+    except NoConnection as error:
+        raise DatabaseUnusable(path, "too many use it at once; try again") from error
     except (DatabaseError, dbapi.DatabaseError) as error:
         original = getattr(error, "orig", error)
         # The low byte is SQLite's primary result code; the others tell details of it.
-        code = getattr(original, "sqlite_errorcode", 0) & 0xFF
+        code = getattr(original, "sqlite_errorcode", CODES.get(str(original), 0)) & 0xFF
         if str(original).startswith("Could not decode to UTF-8"):  # without a code, and never written so
             code = sqlite3.SQLITE_CORRUPT
         if code not in REASONS:
@@ -97,12 +108,55 @@ def explained(path: Path) -> Iterator[None]:
         raise DatabaseUnusable(path, reason(path, code)) from error
 
 
+class FairLock:
+    """A lock that is handed on in the order in which it was asked for: others let whoever had it last have it again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the two below
+        self._held = False
+        self._waiting: deque[threading.Lock] = deque()  # each locked until it is its thread's turn
+
+    def __enter__(self) -> None:
+        mine = threading.Lock()
+        with self._lock:
+            if not self._held:
+                self._held = True
+                return
+            mine.acquire()
+            self._waiting.append(mine)
+        try:
+            mine.acquire()
+        except BaseException:  # such as Ctrl-C: whoever is next must not wait for a thread that has gone
+            self._leave(mine)
+            raise
+
+    def _leave(self, mine: threading.Lock) -> None:
+        with self._lock:
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+                return
+        self.__exit__()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._held = False
+
+
 class Database:
     """An SQLite file, created readable for its user alone. Threads may share it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
+        """Open a file, or, for None, a database that is in memory alone and is gone when it is closed."""
+        self.path = path or IN_MEMORY
+        self._turn_to_write = FairLock()
+        if path is None:
+            pragmas = (*PRAGMAS, "temp_store=MEMORY")
+            self._writer = self._reader = _engine(IN_MEMORY, begin="BEGIN IMMEDIATE", pool_size=1, pragmas=pragmas)
+            return
         _create(path)
-        self.path = path
         self._writer = _engine(path, begin="BEGIN IMMEDIATE", pool_size=1, pragmas=PRAGMAS)
         if has_wal_reset_bug(sqlite_version()):
             logger.warning("SQLite %s can corrupt a busy file: using one connection only", sqlite_version())
@@ -122,7 +176,12 @@ class Database:
 
         Writers wait for each other: do nothing slow inside, and open no other session of this database.
         """
-        with explained(self.path), Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with (
+            self._turn_to_write,
+            explained(self.path),
+            Session(self._writer, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     def check(self) -> None:
@@ -137,7 +196,12 @@ class Database:
         except UnicodeDecodeError:  # SQLite quotes what is damaged
             found = None
         if found != "ok":
-            raise DatabaseUnusable(self.path, reason(self.path, sqlite3.SQLITE_CORRUPT))
+            raise DatabaseUnusable(self.path, reason(self.path, _code_in(found or "")))
+
+    def is_outdated(self) -> bool:
+        """Whether the file has an older schema, which `migrate` would change."""
+        with explained(self.path), self._writer.begin() as connection:
+            return _revision(connection) in REVISIONS[:-1]
 
     def migrate(self) -> None:
         """Bring the schema to the newest revision, in one transaction; raises DatabaseTooNew."""
@@ -153,6 +217,13 @@ class Database:
         """Close all connections; the last one folds the WAL file back into the database."""
         self._reader.dispose()
         self._writer.dispose()
+
+
+def _code_in(found: str) -> int:
+    """Return the result code that an integrity check tells of: a page may be unreadable rather than damaged."""
+    code = re.search(r"error code=(\d+)", found)
+    is_known = code and int(code[1]) & 0xFF in REASONS
+    return int(code[1]) & 0xFF if code and is_known else sqlite3.SQLITE_CORRUPT
 
 
 def _create(path: Path) -> None:
@@ -172,11 +243,14 @@ def _engine(path: Path, *, begin: str, pool_size: int, pragmas: tuple[str, ...])
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
         module=dbapi,
+        poolclass=QueuePool,  # for a database in memory too: threads take turns at its one connection
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=30,
-        # None keeps the driver from its own BEGIN, which comes late and is never IMMEDIATE.
-        connect_args={"isolation_level": None},
+        hide_parameters=True,  # they are conversations, and errors get into logs
+        # None keeps the driver from its own BEGIN, which comes late and is never IMMEDIATE; and the pool gives a
+        # connection to one thread at a time.
+        connect_args={"isolation_level": None, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")

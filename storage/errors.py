@@ -6,6 +6,7 @@ StorageError
   + ConversationNotFound    no such conversation, or another owner's
   + MessageNotFound         no such message, or another owner's
   + ConversationBusy        the reply to be answered is still being written
+  + ConversationMoved       somebody has gone on with it meanwhile
 """
 
 from pathlib import Path
@@ -53,3 +54,12 @@ class ConversationBusy(StorageError):
 
     def __init__(self) -> None:
         super().__init__("The last reply is still being written: wait for its end, or stop it.")
+
+
+class ConversationMoved(StorageError):
+    """The conversation no longer ends where the sender has seen it end; nothing has been stored."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The conversation has gone on elsewhere, for example in another tab: read it, then send again."
+        )

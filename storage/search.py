@@ -5,7 +5,7 @@ calls `index_titles` or `index_messages` in the same transaction; triggers take 
 """
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import chain, islice
@@ -20,7 +20,7 @@ from storage.tables import Channel, Conversation, Message, Role, UtcDateTime
 
 MAX_QUERY = 1000  # characters; what follows is not looked for
 N_RANKED = 2000  # messages: of more that match, only the newest are ranked, since ranking is what takes time
-N_FEW = 1000  # conversations: of fewer that pass the filters, the messages are listed before the search
+N_FEW = 5000  # conversations: of fewer that pass the filters, the messages are listed before the search
 N_SNIPPET = 32  # words, or characters of scripts without spaces
 BATCH = 500  # texts that are indexed at once
 
@@ -30,6 +30,9 @@ _NEVER_INDEXED = regex.compile(rf"[\0{_GAP}{_BEGIN}{_END}\p{{Cs}}]")  # ours; an
 # By Unicode's rules for breaking lines: ideographs and most emoji, kana, scripts of South East Asia, and Hangul
 _WITHOUT_SPACES = regex.compile(r"[\p{LB=ID}\p{LB=CJ}\p{LB=NS}\p{LB=SA}\p{LB=H2}\p{LB=H3}\p{So}]\p{M}*")
 _PHRASE = regex.compile(r'"(?P<quoted>[^"]*)(?P<closing>"?)\*?|(?P<word>[^\s"]+)')
+
+
+Values = dict[str, Any]  # what a statement names with a colon: filters that are set, and what else a search is about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +76,13 @@ class SearchStore:
         words. All else in a query is text, and one without words finds nothing. Of very many messages, only the newest
         are ranked and returned.
         """
-        values = asdict(filters) | {"owner_id": owner_id, "expression": _expression(query), "last": offset + limit}
-        if not values["expression"]:
+        expression = _expression(query)
+        if not expression:
             return []
+        values = {name: value for name, value in asdict(filters).items() if value is not None}
+        values |= {"owner_id": owner_id, "expression": expression, "last": offset + limit, "few": N_FEW}
         with self._database.read() as session:
-            rows = chain(session.execute(_TITLES, values), session.execute(_MESSAGES, values))
+            rows = chain.from_iterable(session.execute(find, values) for find in _statements(session, values))
             page = islice(rows, offset, offset + limit)
             return [Hit(**row._asdict() | {"snippet": tuple(_parts(row.snippet))}) for row in page]
 
@@ -130,61 +135,76 @@ def _parts(snippet: str) -> Iterator[tuple[str, bool]]:
             yield after, False
 
 
-_CONVERSATION = """
-    conversations.owner_id = :owner_id AND conversations.trashed_at IS NULL
-    AND (:channel IS NULL OR conversations.channel = :channel)
-    AND (:pinned IS NULL OR conversations.pinned = :pinned)
-    AND (:archived IS NULL OR conversations.archived = :archived)
-"""
-# What leaves few messages is looked up first. The + keeps SQLite from searching the index anew for each of them.
-_MESSAGE = f"""
-    (:role IS NULL OR messages.role = :role) AND (:model IS NULL OR messages.model = :model)
-    AND (:rating IS NULL OR +messages_fts.rowid IN (
-        SELECT rated.number FROM feedback JOIN messages AS rated ON rated.id = feedback.message_id
-        WHERE feedback.user_id = :owner_id AND feedback.rating = :rating
-    ))
-    AND ((SELECT count(*) FROM (SELECT 1 FROM conversations WHERE {_CONVERSATION} LIMIT {N_FEW})) = {N_FEW}
-        OR +messages_fts.rowid IN (
-            SELECT own.number FROM conversations JOIN messages AS own ON own.conversation_id = conversations.id
-            WHERE {_CONVERSATION}
-        )
+_TIMES = {"since": "created_at >= :since", "until": "created_at < :until"}
+_OF_CONVERSATIONS = {name: f"{name} = :{name}" for name in ("channel", "pinned", "archived")}
+_OF_MESSAGES = {name: f"{name} = :{name}" for name in ("role", "model")} | _TIMES
+
+
+def _statements(session: Session, values: Values) -> Iterator[TextualSelect]:
+    """Yield what finds titles, and what finds messages, by the filters that are set."""
+    own = ["conversations.owner_id = :owner_id", "conversations.trashed_at IS NULL"]
+    own += _conditions("conversations", _OF_CONVERSATIONS, values)
+    if not values.keys() & {"role", "model", "rating"}:
+        yield _find_titles(own, values)
+    few = text(f"SELECT count(*) < :few FROM (SELECT 1 FROM conversations WHERE {_all(own)} LIMIT :few)")
+    yield _find_messages(own, values, are_few=bool(session.scalar(few, values)))
+
+
+def _find_titles(own: list[str], values: Values) -> TextualSelect:
+    conversations = "CROSS JOIN conversations ON conversations.number = conversations_fts.rowid"
+    columns = "NULL AS message_id, NULL AS role, conversations.created_at"
+    conditions = [*own, *_conditions("conversations", _TIMES, values)]
+    return _find("conversations_fts", conversations, columns, f"conversations_fts {conversations}", conditions)
+
+
+def _find_messages(own: list[str], values: Values, *, are_few: bool) -> TextualSelect:
+    """Look up first what passes the filters, in indexes: to look at a message's row for each match takes far longer."""
+    passing = []
+    if are_few:
+        messages = "messages ON messages.conversation_id = conversations.id"
+        passing.append(f"SELECT messages.number FROM conversations CROSS JOIN {messages} WHERE {_all(own)}")
+    if "rating" in values:
+        rated = "feedback.user_id = :owner_id AND feedback.rating = :rating"
+        messages = "messages ON messages.id = feedback.message_id"
+        passing.append(f"SELECT messages.number FROM feedback CROSS JOIN {messages} WHERE {rated}")
+    if conditions := _conditions("messages", _OF_MESSAGES, values):
+        passing.append(f"SELECT messages.number FROM messages WHERE {_all(conditions)}")
+    # The + keeps SQLite from searching the index anew for each of them.
+    listed = [f"+messages_fts.rowid IN ({numbers})" for numbers in passing]
+    rows = (
+        "CROSS JOIN messages ON messages.number = messages_fts.rowid "
+        "CROSS JOIN conversations ON conversations.id = messages.conversation_id"
     )
-"""
+    columns = "messages.id AS message_id, messages.role, messages.created_at"
+    if are_few:
+        return _find("messages_fts", rows, columns, "messages_fts", listed)
+    return _find("messages_fts", rows, columns, f"messages_fts {rows}", [*own, *listed])
 
 
-def _statement(index: str, tables: str, columns: str, created_at: str, conditions: str) -> TextualSelect:
+def _find(index: str, rows: str, columns: str, searched: str, conditions: list[str]) -> TextualSelect:
     # CROSS JOIN keeps the order of the tables: from the owner's rows to the index, a search takes seconds.
     sql = f"""
         WITH matching AS (
-            SELECT {index}.rowid AS number, bm25({index}) AS score FROM {index} {tables}
-            WHERE {index} MATCH :expression AND {_CONVERSATION} AND {conditions}
-                AND (:since IS NULL OR {created_at} >= :since) AND (:until IS NULL OR {created_at} < :until)
+            SELECT {index}.rowid AS number, bm25({index}) AS score FROM {searched}
+            WHERE {index} MATCH :expression AND {_all(conditions)}
             ORDER BY {index}.rowid DESC LIMIT {N_RANKED}
         ), best AS (
             SELECT number, score FROM matching ORDER BY score, number DESC LIMIT :last
         )
-        SELECT conversations.id AS conversation_id, conversations.title, {columns}, {created_at} AS created_at,
+        SELECT conversations.id AS conversation_id, conversations.title, {columns},
             snippet({index}, 0, '{_BEGIN}', '{_END}', '…', {N_SNIPPET}) AS snippet
-        FROM best CROSS JOIN {index} ON {index}.rowid = best.number {tables}
+        FROM best CROSS JOIN {index} ON {index}.rowid = best.number {rows}
         WHERE {index} MATCH :expression
         ORDER BY best.score, best.number DESC
     """
-    times = [bindparam(name, type_=UtcDateTime) for name in ("since", "until")]
+    times = [bindparam(name, type_=UtcDateTime) for name in _TIMES if f":{name}" in sql]
     return text(sql).bindparams(*times).columns(created_at=UtcDateTime)
 
 
-_TITLES = _statement(
-    "conversations_fts",
-    "CROSS JOIN conversations ON conversations.number = conversations_fts.rowid",
-    "NULL AS message_id, NULL AS role",
-    "conversations.created_at",
-    "coalesce(:role, :model, :rating) IS NULL",
-)
-_MESSAGES = _statement(
-    "messages_fts",
-    "CROSS JOIN messages ON messages.number = messages_fts.rowid "
-    "CROSS JOIN conversations ON conversations.id = messages.conversation_id",
-    "messages.id AS message_id, messages.role",
-    "messages.created_at",
-    _MESSAGE,
-)
+def _conditions(table: str, tests: Mapping[str, str], values: Values) -> list[str]:
+    """Return the tests of the filters that are set, on a table."""
+    return [f"{table}.{test}" for name, test in tests.items() if name in values]
+
+
+def _all(conditions: list[str]) -> str:
+    return " AND ".join(conditions)

@@ -108,7 +108,7 @@ class Conversation(Base):
     __table_args__ = (
         _one_of("channel", get_args(Channel)),
         _one_of("title_source", get_args(TitleSource)),
-        Index(None, "owner_id", "updated_at"),
+        Index(None, "owner_id", "archived", "trashed_at", "pinned", "updated_at"),  # the list, in its order
         Index(None, "owner_id", "import_digest", unique=True),  # the same file imported twice adds nothing
     )
 
@@ -157,6 +157,7 @@ class Message(Base):
         _one_of("finish_reason", get_args(FinishReason)),
         UniqueConstraint("conversation_id", "seq"),
         Index(None, "conversation_id", "idempotency_key", unique=True),
+        Index(None, "created_at", "role", "model"),  # what searches filter by
     )
 
 

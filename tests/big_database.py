@@ -1,25 +1,32 @@
 """A database as large as a lifetime of chats, for measurements: python -m tests.big_database FILE [CONVERSATIONS]
 
 Words are made up, and as frequent as those of a language: the n-th most frequent word comes 1/n times as often as the
-first. One conversation in twenty is in Chinese. The same arguments give the same texts.
+first. One conversation in twenty is in Chinese, and one more is very long. A reply has what is kept of one: its tokens,
+the account of its prompt, its parameters. The same arguments give the same rows.
 """
 
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import insert, update
+from sqlalchemy import bindparam, insert, update
 
+from model.sampling_params import SamplingParams
 from storage.database import Database
 from storage.search import index_messages, index_titles
 from storage.tables import Conversation, Feedback, Message
 
 OWNER = "local"
-N_MESSAGES = 20  # of each conversation
+N_TURNS = 9  # of each conversation: 20 messages, since each fourth reply has been written twice
+LONG_ID, N_LONG_TURNS = "long", 250
 N_WORDS = {"user": 15, "assistant": 80}  # of a message, on average
+PARAMS = asdict(SamplingParams())
+OF_REPLIES = ("model", "model_digest", "params", "seed", "token_ids", "prompt_shared", "prompt_ids", "ledger")
 BEGIN = datetime(2020, 1, 1, tzinfo=UTC)
 BATCH = 500  # conversations that are stored at once
 
@@ -50,62 +57,92 @@ def languages() -> tuple[Language, Language]:
 
 
 def conversations(n: int) -> Iterator[tuple[Row, list[Row], list[Row]]]:
-    """Yield conversations, each with its messages and what its owner thinks of them."""
+    """Yield the long conversation and n others, each with its messages and what its owner thinks of them."""
     random = np.random.default_rng(0)
     alphabetic, chinese = languages()
-    for number in range(1, n + 1):
-        language = chinese if number % 20 == 0 else alphabetic
+    for number in range(n + 1):
+        language = chinese if number % 20 == 10 else alphabetic
         moment = BEGIN + timedelta(hours=5 * number)
         conversation: Row = {
-            "number": number,
-            "id": f"conversation{number}",
+            "number": number + 1,
+            "id": f"conversation{number}" if number else LONG_ID,
             "owner_id": OWNER,
             "channel": ("ui", "widget", "api")[number % 3],
             "title": language.text(random, 5),
+            "params": PARAMS,
             "pinned": number % 100 == 1,
             "archived": number % 20 == 2,
             "trashed_at": moment if number % 100 == 3 else None,
             "created_at": moment,
-            "updated_at": moment,
+            "updated_at": moment + timedelta(minutes=N_TURNS),
         }
-        messages = [_message(conversation, seq, language, random) for seq in range(1, N_MESSAGES + 1)]
-        rating = {"message_id": messages[-1]["id"], "user_id": OWNER, "rating": -1 if number % 10 else 1}
-        yield conversation, messages, [rating] if number % 5 == 0 else []
+        messages = list(_messages(conversation, N_TURNS if number else N_LONG_TURNS, language, random))
+        rated = [] if number % 5 else messages[-1:] if number else messages[1::10]
+        rating = -1 if number % 10 else 1
+        yield conversation, messages, [{"message_id": row["id"], "user_id": OWNER, "rating": rating} for row in rated]
 
 
-def _message(conversation: Row, seq: int, language: Language, random: np.random.Generator) -> Row:
-    role = "assistant" if seq % 2 == 0 else "user"
-    return {
+def _messages(conversation: Row, n_turns: int, language: Language, random: np.random.Generator) -> Iterator[Row]:
+    seq = count(1)
+    path: list[Row] = []
+    for turn in range(1, n_turns + 1):
+        for role, n_versions in (("user", 1), ("assistant", 1 if turn % 4 else 2)):
+            versions = [_message(conversation, next(seq), role, path, language, random) for _ in range(n_versions)]
+            yield from versions
+            path.append(versions[-1])
+
+
+def _message(
+    conversation: Row, seq: int, role: str, path: list[Row], language: Language, random: np.random.Generator
+) -> Row:
+    n_words = 1 + int(random.exponential(N_WORDS[role]))
+    message: Row = {
         "id": f"{conversation['id']}-{seq}",
         "conversation_id": conversation["id"],
-        "parent_id": f"{conversation['id']}-{seq - 1}" if seq > 1 else None,
+        "parent_id": path[-1]["id"] if path else None,
         "seq": seq,
         "role": role,
-        "content": language.text(random, 1 + int(random.exponential(N_WORDS[role]))),
+        "content": language.text(random, n_words),
         "status": "complete",
-        "model": ("small", "large")[seq % 4 // 2] if role == "assistant" else None,
-        "created_at": conversation["created_at"] + timedelta(minutes=seq),
+        "created_at": conversation["created_at"] + timedelta(seconds=20 * seq),
+        **dict.fromkeys(OF_REPLIES),
     }
+    return message | _reply(n_words, path, random) if role == "assistant" else message
+
+
+def _reply(n_words: int, path: list[Row], random: np.random.Generator) -> Row:
+    account = [{"message_id": row["id"], "tokens": 100, "included": True, "reason": "fits"} for row in path]
+    values = (
+        ("small", "large")[len(path) % 4 // 2],
+        "0" * 64,
+        PARAMS,
+        int(random.integers(2**32)),
+        random.integers(49_152, size=n_words * 4 // 3).tolist(),
+        100 * len(path),
+        random.integers(49_152, size=N_WORDS["user"] * 2).tolist(),
+        {"budget": 7168, "messages": account},
+    )
+    return dict(zip(OF_REPLIES, values, strict=True))
 
 
 def write(path: Path, n_conversations: int) -> Database:
-    """Create a database of so many conversations."""
+    """Create a database of so many conversations, and a long one."""
     database = Database(path)
     database.migrate()
     rows = conversations(n_conversations)
-    while batch := [row for _, row in zip(range(BATCH), rows, strict=False)]:
+    while batch := list(islice(rows, BATCH)):
         with database.write() as session:
             connection = session.connection()
             connection.execute(insert(Conversation), [conversation for conversation, _, _ in batch])
             connection.execute(insert(Message), [message for _, messages, _ in batch for message in messages])
-            connection.execute(insert(Feedback), [rating for _, _, ratings in batch for rating in ratings])
-            numbers = [conversation["number"] for conversation, _, _ in batch]
+            if ratings := [rating for _, _, ratings in batch for rating in ratings]:
+                connection.execute(insert(Feedback), ratings)
+            leaves = [{"b_id": conversation["id"], "leaf": messages[-1]["id"]} for conversation, messages, _ in batch]
+            own_row = update(Conversation).where(Conversation.id == bindparam("b_id"))
+            connection.execute(own_row.values(active_leaf_id=bindparam("leaf")), leaves)
             ids = [conversation["id"] for conversation, _, _ in batch]
-            index_titles(session, Conversation.number.in_(numbers))
+            index_titles(session, Conversation.id.in_(ids))
             index_messages(session, Message.conversation_id.in_(ids))
-    with database.write() as session:
-        leaf = Conversation.id + f"-{N_MESSAGES}"
-        session.execute(update(Conversation).values(active_leaf_id=leaf))
     return database
 
 

@@ -142,7 +142,13 @@ def manager(
 ) -> Iterator[DialogueManager]:
     builder = ContextBuilder(tiny_checkpoint.chat_template, tiny_checkpoint.tokenizer, tiny_checkpoint.config.n_ctx)
     manager = DialogueManager(
-        store, branches, cast(Engine, engine), builder, model_name="tiny", sampling_params=SamplingParams()
+        store,
+        branches,
+        cast(Engine, engine),
+        builder,
+        model_name="tiny",
+        model_digest="abc",
+        sampling_params=SamplingParams(),
     )
     yield manager
     manager.close()

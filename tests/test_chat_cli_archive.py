@@ -1,17 +1,21 @@
 """`parley export` and `parley import`: conversations leave and come back, and nothing is written over."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from conftest import ROOT
 
-from chat.cli.archive import describe, export_conversations, import_file, select
+from chat.cli.archive import describe, export_conversations, find_write, import_file, narrow, select
 from chat.data_folder import open_database
 from chat.errors import NothingSelected, Unreadable
+from chat.formats import parley as parley_format
 from chat.formats.archive import from_tree
 from chat.formats.table import FORMATS, find_format
 from chat.imports import ImportReport
@@ -21,7 +25,9 @@ from storage.conversations import ConversationStore
 from storage.database import Database
 from storage.errors import ConversationNotFound
 from storage.feedback import FeedbackStore
+from storage.search import SearchStore
 
+EVERYTHING = Selection()
 NO_FLAGS = dict.fromkeys(("channel", "since", "until", "rating"))
 
 
@@ -73,7 +79,7 @@ def test_stdout_loses_nothing_whatever_the_terminal_can_show(
     command = [sys.executable, str(ROOT / "app.py"), "export", "--data", str(data), "--all"]
     written = subprocess.run(command, capture_output=True, check=True).stdout
     with open_archive(data) as archive:
-        export_conversations(archive, "local", Selection(), find_format("parley"), data / "out")
+        export_conversations(archive, "local", Selection(), find_format("parley").write, data / "out")
     assert written == (data / "out").read_bytes()
     assert "Größe 中文 🦜?".encode() in written
 
@@ -82,11 +88,14 @@ def test_stdout_loses_nothing_whatever_the_terminal_can_show(
 def test_every_format_is_written(data: Path, tmp_path: Path, name: str) -> None:
     if name.startswith("preferences"):
         pytest.skip("there are no pairs of replies")
+    if name == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install -e '.[parquet]'")
     output = tmp_path / f"out{FORMATS[name].suffix}"
     with open_archive(data) as archive:
-        export_conversations(archive, "local", Selection(), find_format(name), output)
-    assert "One?" in output.read_text()
-    assert "Two?" in output.read_text()
+        export_conversations(archive, "local", Selection(), find_format(name).write, output)
+    content = output.read_bytes()
+    assert b"One?" in content
+    assert b"Two?" in content
 
 
 def test_conversations_are_selected_by_id_channel_date_and_rating(data: Path, store: ConversationStore) -> None:
@@ -124,16 +133,16 @@ def test_flags_that_are_wrong_are_refused(flags: dict[str, object], reason: str)
 def test_what_is_not_there_is_not_exported(data: Path, tmp_path: Path) -> None:
     with open_archive(data) as archive:
         with pytest.raises(ConversationNotFound, match=r"^There is no conversation x\.$"):
-            export_conversations(archive, "local", Selection(ids=["x"]), find_format("parley"), None)
+            export_conversations(archive, "local", Selection(ids=["x"]), find_format("parley").write, None)
         with pytest.raises(NothingSelected):
-            export_conversations(archive, "eve", Selection(), find_format("parley"), None)
+            export_conversations(archive, "eve", Selection(), find_format("parley").write, None)
 
 
 def test_a_file_that_is_there_is_not_written_over(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "mine.txt"
     output.write_text("mine")
     with open_archive(data) as archive, pytest.raises(SettingsError, match="mine.txt is there already"):
-        export_conversations(archive, "local", Selection(), find_format("text"), output)
+        export_conversations(archive, "local", Selection(), find_format("text").write, output)
     assert output.read_text() == "mine"
 
 
@@ -144,7 +153,7 @@ def test_an_export_that_fails_leaves_no_file(data: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr("storage.archive.ArchiveStore.trees", fail)
     before = sorted(tmp_path.iterdir())
     with open_archive(data) as archive, pytest.raises(OSError, match="no"):
-        export_conversations(archive, "local", Selection(), find_format("text"), tmp_path / "out.txt")
+        export_conversations(archive, "local", Selection(), find_format("text").write, tmp_path / "out.txt")
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -152,7 +161,7 @@ def test_an_export_that_fails_leaves_no_file(data: Path, tmp_path: Path, monkeyp
     ("content", "reason"),
     [
         (b"\xff\xfe", "expected UTF-8, found byte 0xff"),
-        (b"[]", "document: expected conversations of Parley, ChatGPT"),
+        (b"{}", "document: expected conversations of Parley, ChatGPT"),
         (b"\n", "file: expected conversations, found nothing"),
         (b'{"format": "other"}', 'line 1: expected an object with "format": "parley"'),
     ],
@@ -165,17 +174,98 @@ def test_a_file_that_is_none_is_refused_by_its_name(data: Path, tmp_path: Path, 
     assert str(refused.value).startswith(f"{path}: {reason}")
 
 
-@pytest.mark.parametrize("name", ["parley", "html", "chatgpt", "open_webui", "sharegpt", "openai"])
+READABLE = ["parley", "html", "chatgpt", "open_webui", "sharegpt", "openai", "markdown"]
+
+
+@pytest.mark.parametrize("name", READABLE)
 def test_what_other_programs_take_comes_back_and_is_known_by_its_content(data: Path, tmp_path: Path, name: str) -> None:
     output = tmp_path / "out"  # no suffix: it is not what formats are known by
     with open_archive(data) as archive:
-        export_conversations(archive, "local", Selection(), find_format(name), output)
+        export_conversations(archive, "local", Selection(), find_format(name).write, output)
         report = import_file(archive, "bob", output)
         assert (report.conversations, report.messages, report.skipped) == (2, 4, [])
         [first, _] = [from_tree(tree) for tree in archive.trees("bob", Selection())]
         assert sorted(message["content"] for message in first["messages"])[1] == "Yes."
         assert first["created_at"] > "2020"
         assert import_file(archive, "bob", output).conversations == 0
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_a_zip_has_a_file_for_each_conversation_and_comes_back(data: Path, tmp_path: Path, name: str) -> None:
+    output = tmp_path / "out"
+    with open_archive(data) as archive:
+        write = find_write(name, chained=False, zipped=True)
+        export_conversations(archive, "local", Selection(), write, output)
+        with ZipFile(output) as zipped:
+            assert [entry.partition("-One-")[2] for entry in zipped.namelist()][0].endswith(find_format(name).suffix)
+            assert len(zipped.namelist()) == 2
+        report = import_file(archive, "bob", output)
+        assert (report.conversations, report.messages, report.skipped) == (2, 4, [])
+
+
+def test_a_zip_goes_to_stdout(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "app.py"), "export", "--data", str(data), "--all", "--zip"]
+    written = subprocess.run(command, capture_output=True, check=True).stdout
+    with ZipFile(BytesIO(written)) as zipped:
+        assert zipped.testzip() is None
+        assert len(zipped.namelist()) == 2
+
+
+def test_a_search_selects_together_with_the_other_flags(
+    data: Path, store: ConversationStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, archive = SearchStore(database), ArchiveStore(database)
+    first, second = archive.ids("local", Selection())
+
+    def found(query: str, selection: Selection = EVERYTHING) -> list[str]:
+        return archive.ids("local", narrow(selection, search, "local", query))
+
+    assert found("one") == [first]
+    assert found("yes") == [first, second]
+    assert found("yes", Selection(ids=[second])) == [second]
+    assert found("yes", Selection(channel="widget")) == []
+    assert found("three") == found("") == []
+    store.trash("local", first)
+    assert found("yes") == [second]
+    monkeypatch.setattr("chat.cli.archive.N_RANKED", 1)
+    with pytest.raises(SettingsError, match=r"^--query: expected words that fewer than 1 messages have"):
+        found("yes")
+
+
+def test_what_is_redacted_is_counted_on_stderr(data: Path, store: ConversationStore) -> None:
+    ask(store, "Is ada@example.com yours, or bob@example.com?")
+    exported = parley("export", "--data", str(data), "--query", "yours", "--redact", "--format", "text")
+    assert "Is [e-mail] yours, or [e-mail]?" in exported.stdout
+    assert "example.com" not in exported.stdout
+    assert exported.stderr == "Redacted: 4 e-mail.\n"  # the title has them too
+
+
+def test_a_chain_is_verified_and_imported(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "all.jsonl"
+    assert parley("export", "--data", str(data), "--all", "--chain", "-o", str(file)).returncode == 0
+    good = parley("verify", str(file))
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout.startswith("2 conversations are as they were written, up to the hash ")
+    with open_archive(data) as archive:
+        assert import_file(archive, "bob", file).conversations == 2
+    file.write_bytes(file.read_bytes().replace(b"Two?", b"Too?"))
+    bad = parley("verify", str(file))
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert bad.stderr == f"parley: {file}: line 2: it was changed: its hash is not that of its content\n"
+    assert parley("export", "--data", str(data), "--all", "-o", str(tmp_path / "plain")).returncode == 0
+    plain = parley("verify", str(tmp_path / "plain"))
+    assert (plain.returncode, plain.stdout) == (2, "")
+    assert plain.stderr.startswith(f"parley: {tmp_path / 'plain'}: expected a chain of hashes")
+
+
+@pytest.mark.parametrize(("name", "zipped"), [("html", False), ("parley", True)])
+def test_a_chain_is_of_the_lines_of_one_file(name: str, zipped: bool) -> None:
+    with pytest.raises(SettingsError, match="--chain: expected the format parley without --zip"):
+        find_write(name, chained=True, zipped=zipped)
+
+
+def test_the_schema_is_printed() -> None:
+    assert json.loads(parley("schema").stdout) == parley_format.schema()
 
 
 def test_a_report_says_what_was_added_and_what_not() -> None:

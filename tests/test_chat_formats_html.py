@@ -48,6 +48,7 @@ OURS = {
 
 def message(message_id: str, parent_id: str | None, role: str, content: str, **changes: object) -> dict[str, Any]:
     absent = ("origin_id", "finish_reason", "error", "model", "params", "seed", "token_ids", "ledger", "feedback")
+    absent += ("model_digest", "prompt_shared", "prompt_ids")
     counts = ("prompt_tokens", "cached_tokens", "completion_tokens", "ttft_ms", "duration_ms")
     given = {"id": message_id, "parent_id": parent_id, "role": role, "content": content, "origin": "written"}
     return dict.fromkeys(absent + counts) | given | {"status": "complete", "pinned": False} | changes
@@ -55,7 +56,7 @@ def message(message_id: str, parent_id: str | None, role: str, content: str, **c
 
 def conversation(*messages: dict[str, Any], leaf: str, **changes: object) -> ArchivedConversation:
     absent = dict.fromkeys(("site_id", "title", "title_source", "preset", "system_prompt", "params", "model"))
-    given = {"id": "c", "channel": "ui", "active_leaf_id": leaf, "pinned": False, "archived": False}
+    given = {"id": "c", "channel": "ui", "active_leaf_id": leaf, "pinned": False, "archived": False, "recap": False}
     tree = [{"seq": seq, "created_at": MOMENT} | message for seq, message in enumerate(messages, start=1)]
     times = {"created_at": MOMENT, "updated_at": MOMENT}
     return check(absent | given | times | changes | {"messages": tree}, "test")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chat.errors import Unreadable
-from chat.formats import parley
+from chat.formats import html, parley
 from chat.formats.archive import ArchivedConversation, digest, from_tree
 from chat.imports import Importer
 from storage.archive import ArchiveStore, Selection
@@ -82,6 +82,57 @@ def test_another_owner_gets_a_copy_with_ids_of_its_own_that_says_the_same(
     assert digest(theirs) == digest(ours)
     assert theirs["id"] != ours["id"]
     assert not {message["id"] for message in ours["messages"]} & {message["id"] for message in theirs["messages"]}
+
+
+# What Parley wrote, and by which digest it knew it, before there was a version 2
+VERSION_1 = (
+    '{"format":"parley","version":1,"conversation":{"id":"c","channel":"ui","site_id":null,"title":"A","title_source":'
+    'null,"preset":null,"system_prompt":null,"params":null,"model":"m","active_leaf_id":"a","pinned":false,"archived":'
+    'false,"created_at":"2026-01-01T00:00:00.000000Z","updated_at":"2026-01-01T00:00:00.000000Z","messages":[{"id":"a",'
+    '"parent_id":null,"seq":1,"role":"user","content":"Hi","origin":"written","origin_id":null,"status":"complete",'
+    '"finish_reason":null,"error":null,"model":null,"params":null,"seed":null,"token_ids":null,"ledger":null,'
+    '"prompt_tokens":null,"cached_tokens":null,"completion_tokens":null,"ttft_ms":null,"duration_ms":null,'
+    '"pinned":false,"created_at":"2026-01-01T00:00:00.000000Z","feedback":null}]}}\n'
+)
+DIGEST_1 = "e9b138d43afe34e3835aedeba6dda22b59630fc97c3360b0dc46c28ab069d3e8"
+
+
+def test_a_line_of_version_1_is_read_and_known_by_the_digest_that_it_had() -> None:
+    [conversation] = parley.read([VERSION_1])
+    assert (conversation["recap"], conversation["messages"][0]["prompt_ids"]) == (False, None)
+    assert digest(conversation) == DIGEST_1
+
+
+def test_a_page_in_which_it_stands_is_read_too() -> None:
+    page = f"<!doctype html>\n{html.MARK}\n{html.BLOCK}{VERSION_1.strip()}</script>\n</html>\n"
+    assert list(html.read(page.splitlines(keepends=True))) == list(parley.read([VERSION_1]))
+
+
+@given(conversation=conversations(), recap=st.booleans())
+def test_a_field_that_came_later_counts_where_it_says_something(
+    conversation: ArchivedConversation, recap: bool
+) -> None:
+    conversation["recap"] = False
+    changed = {**conversation, "recap": recap}
+    assert (digest(changed) == digest(conversation)) == (not recap)  # type: ignore[arg-type]
+
+
+def test_a_copy_with_ids_of_its_own_has_them_in_its_ledgers_too(archive: ArchiveStore, chat: str) -> None:
+    [tree] = archive.trees("ada", EVERYTHING)
+    conversation = from_tree(tree)
+    first, second, _ = (message["id"] for message in conversation["messages"])
+    entries = [{"message_id": name, "tokens": 1} for name in (first, "elsewhere", second)]
+    conversation["messages"][1]["ledger"] = {"budget": 9, "messages": [*entries, "no entry", {"message_id": [1]}]}
+    Importer(archive).run("bob", [conversation])
+    [copy] = (from_tree(tree) for tree in archive.trees("bob", EVERYTHING))
+    [one, other, _] = (message["id"] for message in copy["messages"])
+    ledger = copy["messages"][1]["ledger"]
+    assert ledger is not None
+    assert ledger["budget"] == 9
+    named = [{"message_id": name, "tokens": 1} for name in (one, None, other)]
+    assert ledger["messages"] == [*named, "no entry", {"message_id": [1]}]
+    assert one != first
+    assert digest(copy) == digest(conversation)
 
 
 @given(conversation=conversations())
@@ -165,7 +216,7 @@ def changed(path: str, value: object) -> Callable[[dict[str, Any]], None]:
 
 
 BAD = {
-    "another version": (changed("version", 2), "version: expected 1, got 2"),
+    "another version": (changed("version", 3), "version: expected 1 to 2, got 3"),
     "another format": (changed("format", "other"), 'expected an object with "format": "parley"'),
     "an unknown role": (changed("conversation.messages.0.role", "tool"), "messages.0.role: input should be 'system'"),
     "an impossible day": (
@@ -218,8 +269,9 @@ def test_rubbish_is_refused(text: str) -> None:
 
 
 @given(value=st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists))
-def test_no_value_of_json_makes_it_stumble(value: object) -> None:
-    line = {"format": "parley", "version": 1, "conversation": value}
+@pytest.mark.parametrize("version", [1, 2])
+def test_no_value_of_json_makes_it_stumble(version: int, value: object) -> None:
+    line = {"format": "parley", "version": version, "conversation": value}
     with pytest.raises(Unreadable):
         list(parley.read([json.dumps(line)]))
 

@@ -1,6 +1,7 @@
 """Markdown, plain text and CSV: what is read by people and spreadsheets."""
 
 import csv
+from contextlib import suppress
 from io import StringIO
 from typing import Any
 
@@ -9,9 +10,10 @@ from archives import conversations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chat.errors import Unreadable
 from chat.formats import csv as csv_format
 from chat.formats import markdown, text
-from chat.formats.archive import ArchivedConversation
+from chat.formats.archive import ArchivedConversation, check
 from chat.formats.linear import shown_path
 
 
@@ -67,12 +69,12 @@ system_prompt: null
 # Hello
 
 ## User
-<!-- id: m0 · 2026-01-01T00:00:00.000000Z · complete -->
+<!-- id: "m0" · 2026-01-01T00:00:00.000000Z · complete -->
 
 Hi
 
 ## Assistant
-<!-- id: m1 · 2026-01-01T00:00:01.000000Z · complete -->
+<!-- id: "m1" · 2026-01-01T00:00:01.000000Z · complete -->
 
 **Hello!**
 """
@@ -101,6 +103,78 @@ def test_markdown_has_as_many_conversations_and_messages_as_are_shown(several: l
     assert lines.count(markdown.NEXT) == max(0, len(several) - 1)
     n_shown = sum(len(shown_path(each)) for each in several)
     assert sum(line in ("## User", "## Assistant", "## System") for line in lines) == n_shown
+
+
+def read_markdown(written: str) -> list[ArchivedConversation]:
+    return list(markdown.read(StringIO(written, newline="\n")))
+
+
+# Lines that look like what is written around texts, and what escapes them
+LINES = st.sampled_from(
+    ["## User", "<!-- id: x -->", "---", "```", "# A", "", "\\", "<!-- next conversation -->", "\r"]
+)
+HOSTILE = st.lists(LINES | st.text(max_size=5), max_size=6).map("\n".join) | st.lists(LINES, max_size=5).map("".join)
+
+
+@given(several=st.lists(conversations(), min_size=1, max_size=3), data=st.data())
+def test_what_markdown_shows_comes_back(several: list[ArchivedConversation], data: st.DataObject) -> None:
+    for each in several:
+        each["system_prompt"] = data.draw(st.none() | HOSTILE)
+        for message in each["messages"]:
+            message["content"] = data.draw(HOSTILE)
+            message["model"] = data.draw(st.none() | HOSTILE) or None
+    for each, read in zip(several, read_markdown("".join(markdown.write(several))), strict=True):
+        values = ("id", "title", "created_at", "updated_at", "model", "system_prompt")
+        assert [read[name] for name in values] == [each[name] for name in values]  # type: ignore[literal-required]
+        shown = ("id", "role", "content", "created_at", "status", "model")
+        assert [[message[name] for name in shown] for message in read["messages"]] == [  # type: ignore[literal-required]
+            [message[name] for name in shown]  # type: ignore[literal-required]
+            for message in shown_path(each)
+        ]
+        check(read, "read")
+
+
+@pytest.mark.parametrize("message_id", ["a -->", " · complete", '"', "\n", "-->\n\n## User"])
+def test_no_id_ends_the_comment_that_it_stands_in(message_id: str) -> None:
+    written = conversation("Hi", active_leaf_id=message_id)
+    written["messages"][0]["id"] = message_id
+    [read] = read_markdown("".join(markdown.write([written])))
+    assert [message["id"] for message in read["messages"]] == [message_id]
+
+
+def test_an_older_file_with_bare_ids_is_read() -> None:
+    written = "".join(markdown.write([conversation("Hi")])).replace('id: "m0"', "id: m0")
+    assert [message["id"] for message in read_markdown(written)[0]["messages"]] == ["m0"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('title: "Hello"', "title: Hello", "conversation 1, title: expected JSON"),
+        ("\n---\n", "\n", "conversation 1: expected a header between two lines ---"),
+        ("complete", "done", "conversation 1: messages.0.status: input should be"),
+        ('"m0"', '"m0', "conversation 1, message 1: expected JSON"),
+        ("2026-01-01T00:00:00.000000Z · ", "", "conversation 1: messages.0.status: input should be"),
+        ("2026-01-01T00:00:00.000000Z ·", "today ·", "conversation 1: messages.0.created_at: string should match"),
+        ('updated_at: "2026', 'updated_at: "x', "conversation 1: updated_at: string should match"),
+    ],
+)
+def test_markdown_that_was_changed_for_the_worse_is_refused_with_the_place(old: str, new: str, reason: str) -> None:
+    written = "".join(markdown.write([conversation("Hi")]))
+    assert old in written
+    with pytest.raises(Unreadable) as refused:
+        read_markdown(written.replace(old, new, 1))
+    assert str(refused.value).startswith(reason)
+
+
+WRITTEN = "".join(markdown.write([conversation("Hi", "Hello!", model="tiny"), conversation("Yes?")]))
+
+
+@given(place=st.integers(0, len(WRITTEN)), n_gone=st.integers(0, 40), new=st.text(max_size=4))
+def test_damaged_markdown_is_refused_or_says_something_else(place: int, n_gone: int, new: str) -> None:
+    with suppress(Unreadable):
+        for read in read_markdown(WRITTEN[:place] + new + WRITTEN[place + n_gone :]):
+            check(read, "read")
 
 
 def test_text_has_titles_and_messages() -> None:

@@ -65,12 +65,12 @@ def test_lines_of_openai_are_read_one_by_one(file: Path) -> None:
         (b"", "file: expected conversations, found nothing"),
         (b"\n \n", "file: expected conversations, found nothing"),
         (b"text", "document: expected JSON"),
-        (b"[]", "document: expected conversations of"),
         (b"[1]", "document: expected conversations of"),
         (b'[{"a": 1}]', "document: expected conversations of"),
         (b"[" * 100_000, "document: expected JSON, found too many brackets"),
         (b"\x89PNG\r\n", "expected UTF-8, found byte 0x89"),
-        (b"PK\x05\x06" + bytes(18), "zip: expected a conversations.json in the zip file, found none"),
+        (b"PK\x05\x06" + bytes(18), "zip: expected a file of conversations in the zip file, found none"),
+        (b"---\ntitle\n", "conversation 1: expected a header between two lines ---"),
     ],
 )
 def test_what_holds_no_conversations_is_refused_with_its_name(file: Path, content: bytes, reason: str) -> None:
@@ -79,6 +79,24 @@ def test_what_holds_no_conversations_is_refused_with_its_name(file: Path, conten
         read(file)
     assert str(refused.value).startswith(f"{file}: {reason}")
     assert "\n" not in str(refused.value)
+
+
+def test_an_array_of_none_has_no_conversations(file: Path) -> None:
+    file.write_text("[]")
+    assert read(file) == 0
+
+
+def test_a_zip_of_files_of_several_formats_is_read_and_a_bad_one_is_named(file: Path) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.write(DATA / "open_webui_export.json", "all/one.json")
+        archive.writestr("all/two.jsonl", json.dumps({"messages": MESSAGES}))
+        archive.writestr("__MACOSX/._two.jsonl", b"\xff")
+        archive.writestr("all/three.txt", "no conversations")
+    assert read(file) == read(DATA / "open_webui_export.json") + 1
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("all/x.json", "{}")
+    with pytest.raises(Unreadable, match=r": zip: all/x.json: document: expected conversations of"):
+        read(file)
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,24 @@
 
 import io
 import json
+import random
 import tracemalloc
+import unicodedata
 import zipfile
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 
 import pytest
+from archives import conversations
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chat.errors import Unreadable
-from chat.formats import chatgpt, zip_file
-from chat.formats.zip_file import read_zip
+from chat.formats import chatgpt, parley, zip_file
+from chat.formats.archive import ArchivedConversation
+from chat.formats.table import find_format
+from chat.formats.zip_file import read_zip, write_zip
 
 EXPORT = (Path(__file__).parent / "data" / "chatgpt_export.json").read_bytes()
 
@@ -58,7 +64,14 @@ def test_an_export_in_numbered_files_is_read_in_order() -> None:
     ],
 )
 def test_no_other_name_is_read(name: str) -> None:
-    with pytest.raises(Unreadable, match=r"^export.zip: expected a conversations.json in the zip file, found none$"):
+    assert read(zipped({name: b"[1]", "conversations.json": b"[]"})) == [("export.zip: conversations.json", "[]")]
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.json", "/a.json", "a/b/c.json", "..\\a.json", "__MACOSX/a.json", ".a.json", "a.txt"]
+)
+def test_a_zip_without_a_file_of_conversations_is_refused(name: str) -> None:
+    with pytest.raises(Unreadable, match=r"^export.zip: expected a file of conversations in the zip file, found none$"):
         read(zipped({name: b"[]"}))
 
 
@@ -74,10 +87,10 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(monkeypatch: pytest.Monkey
 
 
 def test_many_small_bombs_count_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zip_file, "MAX_UNPACKED_BYTES", 2**20)
+    monkeypatch.setattr(zip_file, "MAX_TOTAL_BYTES", 2**20)
     files = {f"conversations-{number:03}.json": b" " * 2**18 for number in range(5)}
     assert len(read(zipped(dict(list(files.items())[:4])))) == 4
-    with pytest.raises(Unreadable, match="expected at most 1,048,576 bytes"):
+    with pytest.raises(Unreadable, match="expected at most 1,048,576 bytes of conversations in all, found more"):
         read(zipped(files))
 
 
@@ -107,6 +120,50 @@ def test_an_encrypted_entry_is_refused() -> None:
     content[content.index(b"PK\x01\x02") + 8] |= 1
     with pytest.raises(Unreadable, match="is encrypted"):
         read(bytes(content))
+
+
+@given(several=st.lists(conversations(), max_size=4))
+def test_what_is_written_as_a_zip_has_safe_names_and_comes_back(several: list[ArchivedConversation]) -> None:
+    content = b"".join(write_zip(several, find_format("parley").write, ".jsonl"))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+    assert len({unicodedata.normalize("NFKD", name.casefold()) for name in names}) == len(several)
+    assert all(len(name.encode()) < 255 and not set(name) & set('/\\:*?"<>|\0\n\r ') for name in names)
+    for name, conversation in zip(names, several, strict=True):
+        assert name.startswith(conversation["created_at"][:10])
+        assert name.endswith(".jsonl")
+    if several:
+        assert sorted(text for _, text in read(content)) == sorted(parley.write(several))
+
+
+def test_a_conversation_of_which_there_is_nothing_to_write_has_no_file() -> None:
+    written = write_zip([nothing_to_prefer()], find_format("preferences_trl").write, ".jsonl")
+    assert zipfile.ZipFile(io.BytesIO(b"".join(written))).namelist() == []
+
+
+def nothing_to_prefer() -> ArchivedConversation:
+    return next(iter(chatgpt.read(json.loads(EXPORT), "x", [])))
+
+
+def test_years_that_a_zip_cannot_write_are_its_first_or_last() -> None:
+    conversation = nothing_to_prefer()
+    for year, written in (("0001", 1980), ("9999", 2107)):
+        conversation["updated_at"] = f"{year}-01-02T03:04:05.000006Z"
+        content = b"".join(write_zip([conversation], find_format("parley").write, ".jsonl"))
+        [entry] = zipfile.ZipFile(io.BytesIO(content)).infolist()
+        assert entry.date_time == (written, 1, 2, 3, 4, 4)
+
+
+def test_a_zip_is_written_in_constant_memory() -> None:
+    [conversation] = chatgpt.read(json.loads(EXPORT), "x", [])
+    conversation["messages"][0]["content"] = random.Random(0).randbytes(2**19).hex()
+    tracemalloc.start()
+    size = sum(len(piece) for piece in write_zip(repeat(conversation, 40), find_format("parley").write, ".jsonl"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size > 20 * 2**19
+    assert peak < 16 * 2**20
 
 
 GOOD = zipped({"conversations.json": EXPORT[:400]})

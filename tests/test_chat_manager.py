@@ -2,6 +2,9 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -9,8 +12,9 @@ from conftest import ScriptedEngine
 from fake_runner import END, Counting, FakeRunner
 
 from chat.context import ContextBuilder
-from chat.errors import BlankMessage, MessageTooLong, PromptFailed
-from chat.manager import DialogueManager, make_title
+from chat.errors import AlreadySent, BlankMessage, MessageTooLong, NotPossible, PromptFailed
+from chat.manager import DialogueManager
+from chat.prompts import join_prompt
 from model.chat_template import TRANSCRIPT_STOP, ChatMessage, ChatTemplate
 from model.checkpoint.checkpoint import Checkpoint
 from model.config import BLOCK_SIZE
@@ -20,7 +24,8 @@ from model.errors import CheckpointError, EngineBusy, EngineStopped
 from model.sampling_params import SamplingParams
 from storage.branches import BranchStore
 from storage.conversations import ConversationStore
-from storage.errors import ConversationBusy, ConversationNotFound
+from storage.database import Database
+from storage.errors import ConversationBusy, ConversationMoved, ConversationNotFound
 from storage.tables import Message
 
 PARAMS = SamplingParams(seed=5)
@@ -50,13 +55,17 @@ def test_the_message_is_stored_before_the_engine_is_asked(
 
 
 def test_a_whole_reply_is_kept_with_its_figures(
-    manager: DialogueManager, chat: str, engine: ScriptedEngine, path: Callable[[], list[Message]]
+    manager: DialogueManager,
+    store: ConversationStore,
+    chat: str,
+    engine: ScriptedEngine,
+    path: Callable[[], list[Message]],
 ) -> None:
     turn = manager.send("ada", chat, "hello", PARAMS)
     engine.say("Hi", " there")
     engine.end()
     turn.join()
-    reply = path()[-1]
+    reply = store.message("ada", path()[-1].id)
     assert (reply.content, reply.status, reply.finish_reason) == ("Hi there", "complete", "stop")
     assert (reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens) == (7, 2, 2)
     assert (reply.ttft_ms, reply.duration_ms, reply.seed, reply.model) == (10, 100, 5, "tiny")
@@ -191,7 +200,9 @@ def test_a_reply_to_a_transcript_ends_where_the_next_turn_would_begin(
     store: ConversationStore, branches: BranchStore, engine: ScriptedEngine, tiny_checkpoint: Checkpoint
 ) -> None:
     builder = ContextBuilder(ChatTemplate(None, tiny_checkpoint.tokenizer, {}), tiny_checkpoint.tokenizer, 256)
-    manager = DialogueManager(store, branches, cast(Engine, engine), builder, model_name="base", sampling_params=PARAMS)
+    manager = DialogueManager(
+        store, branches, cast(Engine, engine), builder, model_name="base", model_digest="", sampling_params=PARAMS
+    )
     manager.send("ada", manager.start("ada", channel="ui").id, "hello", SamplingParams(stop=("!",)))
     assert engine.params[0].stop == ("!", *TRANSCRIPT_STOP)
     manager.close()
@@ -228,17 +239,129 @@ def test_the_conversation_is_titled_by_its_first_message(
     )
 
 
-@pytest.mark.parametrize(
-    ("text", "title"),
-    [
-        ("hello", "hello"),
-        (" two\n lines ", "two lines"),
-        ("What would you say is the capital of France?", "What would you say is the capital of…"),
-        ("x" * 60, "x" * 40 + "…"),
-    ],
-)
-def test_titles_are_one_short_line(text: str, title: str) -> None:
-    assert make_title(text) == title
+def test_once_it_is_answered_its_title_is_made_of_keywords(
+    manager: DialogueManager, store: ConversationStore, chat: str, engine: ScriptedEngine
+) -> None:
+    turn = manager.send("ada", chat, "What is the capital of France, and why?", PARAMS)
+    engine.say("The capital of France is Paris.")
+    engine.end()
+    turn.join()
+    conversation = store.get("ada", chat)
+    assert (conversation.title_source, "France" in (conversation.title or "")) == ("keywords", True)
+
+
+def test_a_title_of_the_user_s_own_stays(
+    manager: DialogueManager, store: ConversationStore, chat: str, engine: ScriptedEngine
+) -> None:
+    turn = manager.send("ada", chat, "What is the capital of France, and why?", PARAMS)
+    store.update("ada", chat, title="Mine")
+    engine.say("The capital of France is Paris.")
+    engine.end()
+    turn.join()
+    assert (store.get("ada", chat).title, store.get("ada", chat).title_source) == ("Mine", "user")
+
+
+def test_a_repeated_request_adds_nothing_and_names_the_reply(
+    manager: DialogueManager, chat: str, engine: ScriptedEngine, path: Callable[[], list[Message]]
+) -> None:
+    manager.send("ada", chat, "hello", PARAMS, idempotency_key="k")
+    with pytest.raises(AlreadySent) as error:
+        manager.send("ada", chat, "hello", PARAMS, idempotency_key="k")
+    assert error.value.reply_id == path()[-1].id
+    assert (len(path()), len(engine.generations)) == (2, 1)
+
+
+def test_ten_requests_at_once_with_one_key_are_one_message(
+    manager: DialogueManager, chat: str, engine: ScriptedEngine, path: Callable[[], list[Message]]
+) -> None:
+    def send(_: int) -> None:
+        with suppress(AlreadySent):
+            manager.send("ada", chat, "hello", PARAMS, idempotency_key="k")
+
+    with ThreadPoolExecutor(10) as threads:
+        list(threads.map(send, range(10)))
+    assert (len(path()), len(engine.generations)) == (2, 1)
+
+
+def test_a_key_is_not_taken_for_another_message(manager: DialogueManager, chat: str) -> None:
+    manager.send("ada", chat, "hello", PARAMS, idempotency_key="k")
+    with pytest.raises(NotPossible, match="idempotency_key"):
+        manager.send("ada", chat, "something else", PARAMS, idempotency_key="k")
+
+
+def test_the_same_key_in_another_conversation_is_another_request(manager: DialogueManager, chat: str) -> None:
+    other = manager.start("ada", channel="ui").id
+    for conversation in (chat, other):
+        assert manager.send("ada", conversation, "hello", PARAMS, idempotency_key="k").running
+
+
+def test_who_has_not_seen_the_newest_message_is_told(
+    manager: DialogueManager, chat: str, engine: ScriptedEngine, path: Callable[[], list[Message]]
+) -> None:
+    turn = manager.send("ada", chat, "from one tab", PARAMS, seen_leaf_id=None)
+    engine.end()
+    turn.join()
+    with pytest.raises(ConversationMoved):
+        manager.send("ada", chat, "from another tab", PARAMS, seen_leaf_id=None)
+    assert [message.content for message in path()] == ["from one tab", ""]
+    manager.send("ada", chat, "from another tab", PARAMS, seen_leaf_id=path()[-1].id)
+    assert [message.content for message in path()] == ["from one tab", "", "from another tab", ""]
+
+
+def test_a_reply_keeps_its_prompt_without_what_the_path_before_it_has(
+    manager: DialogueManager, chat: str, engine: ScriptedEngine, path: Callable[[], list[Message]], tiny_checkpoint
+) -> None:
+    for text in ("one", "two"):
+        turn = manager.send("ada", chat, text, PARAMS)
+        engine.end()
+        turn.join()
+    replies = path()[1::2]
+    assert [join_prompt(path()[:n], reply) for n, reply in zip((1, 3), replies, strict=True)] == engine.prompts
+    assert replies[1].prompt_shared
+    assert [reply.model_digest for reply in replies] == ["abc", "abc"]
+
+
+def test_a_deleted_message_leaves_no_tokens_in_later_prompts(
+    manager: DialogueManager,
+    branches: BranchStore,
+    chat: str,
+    engine: ScriptedEngine,
+    path: Callable[[], list[Message]],
+) -> None:
+    for text in ("one", "two"):
+        turn = manager.send("ada", chat, text, PARAMS)
+        engine.end()
+        turn.join()
+    branches.delete_message("ada", path()[2].id)
+    assert [reply.prompt_ids is None for reply in path() if reply.role == "assistant"] == [False, True]
+
+
+def test_a_temporary_chat_is_a_chat_that_no_file_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: ScriptedEngine, tiny_checkpoint: Checkpoint
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    builder = ContextBuilder(tiny_checkpoint.chat_template, tiny_checkpoint.tokenizer, 256)
+    with closing(Database(None)) as database:
+        database.migrate()
+        store = ConversationStore(database)
+        manager = DialogueManager(
+            store,
+            BranchStore(database),
+            cast(Engine, engine),
+            builder,
+            model_name="tiny",
+            model_digest="abc",
+            sampling_params=PARAMS,
+        )
+        chat = manager.start("ada", channel="ui").id
+        turn = manager.send("ada", chat, "hello", PARAMS)
+        engine.say("Hi")
+        engine.end()
+        turn.join()
+        manager.regenerate("ada", store.path("ada", chat)[-1].id, PARAMS)
+        manager.close()
+        assert len(store.path("ada", chat)) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 # On a real engine, with a network that counts: after A comes B, after F the reply is over.
@@ -262,7 +385,9 @@ def reciter(
     tokenizer = tiny_checkpoint.tokenizer
     engine = Engine(runner, tokenizer, Limits(1_000, frozenset({END})))
     builder = ContextBuilder(ChatTemplate(BEGINNING + CONTENTS, tokenizer, {}), tokenizer, 1_000)
-    manager = DialogueManager(store, branches, engine, builder, model_name="alphabet", sampling_params=SamplingParams())
+    manager = DialogueManager(
+        store, branches, engine, builder, model_name="alphabet", model_digest="", sampling_params=SamplingParams()
+    )
     yield manager
     runner.gate.set()
     manager.close()

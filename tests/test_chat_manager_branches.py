@@ -240,11 +240,11 @@ def test_a_stranger_can_do_nothing(manager: DialogueManager, say: Say, path: Pat
 
 
 def test_the_account_of_a_prompt_can_be_read_before_it_is_sent(
-    manager: DialogueManager, engine: ScriptedEngine, say: Say, path: Path, chat: str
+    manager: DialogueManager, store: ConversationStore, engine: ScriptedEngine, say: Say, path: Path, chat: str
 ) -> None:
     say("hello", "Hi")
     ledger = manager.preview("ada", chat, "and now?", PARAMS)
-    reply = say("and now?", "Well")
+    reply = store.message("ada", say("and now?", "Well").id)
     assert reply.ledger is not None
     stored = list(reply.ledger["messages"])  # type: ignore[call-overload]
     assert [entry["tokens"] for entry in ledger["messages"]] == [entry["tokens"] for entry in stored]

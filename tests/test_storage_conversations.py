@@ -42,6 +42,7 @@ CALLS: dict[str, Callable[[ConversationStore, str, str, str], object]] = {
     "get": lambda store, owner, chat, reply: store.get(owner, chat),
     "path": lambda store, owner, chat, reply: store.path(owner, chat),
     "message": lambda store, owner, chat, reply: store.message(owner, reply),
+    "find_sent": lambda store, owner, chat, reply: store.find_sent(owner, chat, "key"),
     "begin_turn": lambda store, owner, chat, reply: say(store, owner, chat, "mine now"),
     "begin_reply": lambda store, owner, chat, reply: store.begin_reply(
         owner, chat, parent_id=reply, model="m", params={}, seed=1
@@ -126,6 +127,25 @@ def test_pinned_conversations_come_first(store: ConversationStore, chat: str) ->
     newer = store.create("ada", channel="ui").id
     store.update("ada", chat, pinned=True)
     assert [conversation.id for conversation in store.recent("ada")] == [chat, newer]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 20])
+def test_pages_of_the_list_follow_each_other(store: ConversationStore, database: Database, limit: int) -> None:
+    ids = [store.create("ada", channel="ui").id for _ in range(9)]
+    for conversation_id in ids[2:5]:
+        store.update("ada", conversation_id, pinned=True)
+    with database.write() as session:  # many of the same time
+        session.execute(
+            text("UPDATE conversations SET updated_at = printf('2026-01-0%d 00:00:00.000000', number / 4 + 1)")
+        )
+    seen: list[str] = []
+    page = store.recent("ada", limit=limit)
+    while page:
+        seen += [conversation.id for conversation in page]
+        say(store, "ada", seen[0], "Hello")  # which is then above all pages
+        page = store.recent("ada", limit=limit, after=page[-1])
+    assert seen == [*reversed(ids[2:5]), *reversed(ids[5:]), *reversed(ids[:2])]
+    assert store.recent("eve", after=store.get("ada", seen[0])) == []
 
 
 def test_a_conversation_waits_in_the_trash_until_it_is_restored(store: ConversationStore, chat: str) -> None:

@@ -17,7 +17,7 @@ from storage.branches import BranchStore
 from storage.conversations import ConversationStore
 from storage.database import Database, sqlite_version
 from storage.feedback import FeedbackStore
-from storage.search import MAX_QUERY, N_FEW, N_RANKED, Filters, Hit, SearchStore, segmented
+from storage.search import MAX_QUERY, N_RANKED, Filters, Hit, SearchStore, segmented
 from storage.tables import Conversation, Message, new_id
 
 anything = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -264,8 +264,12 @@ def test_another_s_rating_is_no_filter_s(database: Database, say: Say, found: Fo
     assert found("fox", rating=1) == []
 
 
-def test_filters_leave_the_same_of_many_conversations_as_of_few(tmp_path: Path) -> None:
-    database = write(tmp_path / "big.db", N_FEW + 300)
+@pytest.mark.parametrize("n_few", [1, 1000])
+def test_filters_leave_the_same_of_many_conversations_as_of_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_few: int
+) -> None:
+    monkeypatch.setattr("storage.search.N_FEW", n_few)
+    database = write(tmp_path / "big.db", 300)
     search = SearchStore(database)
     for filters in ({}, {"channel": "api"}, {"archived": True}, {"pinned": False, "archived": False}):
         hits = search.search("local", "ba ", filters=Filters(**filters, role="user"), limit=N_RANKED)
@@ -346,14 +350,23 @@ def remains(database: Database, words: set[str]) -> set[str]:
     return {word for word in words if any(word.encode() in cell.lower() for cell in cells)}
 
 
+OLD_CONVERSATION = """
+    INSERT INTO conversations (id, owner_id, channel, title, pinned, archived, created_at, updated_at)
+    VALUES ('c', 'ada', 'ui', :title, 0, 0, '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000')
+"""
+OLD_MESSAGE = """
+    INSERT INTO messages (id, conversation_id, seq, role, content, origin, status, pinned, created_at)
+    VALUES (:status, 'c', :seq, 'user', :content, 'written', :status, 0, '2026-01-01 00:00:00.000000')
+"""
+
+
 def test_the_migration_indexes_what_is_there(tmp_path: Path) -> None:
     database = Database(tmp_path / "parley.db")
     with database.write() as session:
         upgrade(session, "0002")
-        session.add(Conversation(id="c", owner_id="ada", channel="ui", title="北京 fox"))
-        session.flush()
+        session.execute(text(OLD_CONVERSATION), {"title": "北京 fox"})
         for seq, status in enumerate(("complete", "streaming"), start=1):
-            session.add(Message(conversation_id="c", seq=seq, role="user", content=f"{status} fox", status=status))
+            session.execute(text(OLD_MESSAGE), {"seq": seq, "content": f"{status} fox", "status": status})
     database.migrate()
     hits = SearchStore(database).search("ada", "fox")
     assert ["".join(piece for piece, _ in hit.snippet) for hit in hits] == ["北京 fox", "complete fox"]

@@ -1,12 +1,14 @@
-"""`parley export` and `parley import`: conversations leave, and come back."""
+"""`parley export` and `parley import`: conversations leave, and come back; `parley schema` says in which form."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
-from io import TextIOWrapper
+from functools import partial
 from pathlib import Path
-from typing import Annotated, TextIO, cast
+from typing import Annotated, BinaryIO
 
 import typer
 
@@ -24,12 +26,26 @@ from chat.cli.progress import progress_bar
 from chat.data_folder import LOCAL_OWNER, lock_data, open_database
 from chat.errors import NothingSelected
 from chat.formats.archive import ArchivedConversation, from_tree
+from chat.formats.chain import write as write_chain
+from chat.formats.parley import schema as parley_schema
 from chat.formats.reading import read_file
-from chat.formats.table import Format, find_format
+from chat.formats.table import find_format
+from chat.formats.zip_file import Write, write_zip
 from chat.imports import Importer, ImportReport
+from chat.redaction import Counts, describe_counts, redact
 from chat.settings import Settings, SettingsError
 from storage.archive import ArchiveStore, Selection, Tree
 from storage.errors import ConversationNotFound
+from storage.search import N_RANKED, Filters, SearchStore
+
+QueryFlag = Annotated[
+    str | None, typer.Option("--query", metavar="TEXT", help="Only those that `parley search` finds.")
+]
+RedactFlag = Annotated[
+    bool, typer.Option("--redact", help="Without addresses, phone and card numbers, keys and tokens, as far as known.")
+]
+ChainFlag = Annotated[bool, typer.Option("--chain", help="With hashes, by which `parley verify` finds any change.")]
+ZipFlag = Annotated[bool, typer.Option("--zip", help="A zip file with a file for each conversation.")]
 
 
 @takes_settings("data")
@@ -43,12 +59,22 @@ def export(
     since: SinceFlag = None,
     until: UntilFlag = None,
     rating: RatingFlag = None,
+    query: QueryFlag = None,
+    redacted: RedactFlag = False,
+    chained: ChainFlag = False,
+    zipped: ZipFlag = False,
 ) -> None:
     """Write conversations to a file; Parley may be running."""
-    selection = select(ids, everything, channel=channel, since=since, until=until, rating=rating)
-    chosen = find_format(format_name)
+    is_queried = query is not None
+    selection = select(ids, everything or is_queried, channel=channel, since=since, until=until, rating=rating)
+    write = find_write(format_name, chained=chained, zipped=zipped)
+    counts = Counts() if redacted else None
     with open_database(settings.data) as database:
-        export_conversations(ArchiveStore(database), LOCAL_OWNER, selection, chosen, output)
+        if query is not None:
+            selection = narrow(selection, SearchStore(database), LOCAL_OWNER, query)
+        export_conversations(ArchiveStore(database), LOCAL_OWNER, selection, write, output, redacted=counts)
+    if counts is not None:
+        typer.echo(describe_counts(counts), err=True)
 
 
 @takes_settings("data")
@@ -59,6 +85,33 @@ def import_(
     with lock_data(settings.data), open_database(settings.data) as database:
         for path in files:
             typer.echo(describe(import_file(ArchiveStore(database), LOCAL_OWNER, path)))
+
+
+def schema() -> None:
+    """Print the JSON Schema of the lines that `parley export` writes."""
+    typer.echo(json.dumps(parley_schema(), ensure_ascii=False, indent=2))
+
+
+def find_write(format_name: str, *, chained: bool, zipped: bool) -> Write:
+    """Return the function that gives a file's content; raises UnknownFormat, SettingsError."""
+    chosen = find_format(format_name)
+    if chained:
+        if zipped or format_name != "parley":
+            raise SettingsError(
+                "--chain: expected the format parley without --zip, since a chain is of one file's lines"
+            )
+        return write_chain
+    return partial(write_zip, write=chosen.write, suffix=chosen.suffix) if zipped else chosen.write
+
+
+def narrow(selection: Selection, search: SearchStore, owner_id: str, query: str) -> Selection:
+    """Return those of a selection that a search finds; raises SettingsError for one that finds too many messages."""
+    hits = search.search(owner_id, query, filters=Filters(channel=selection.channel), limit=2 * N_RANKED)
+    n_messages = sum(hit.message_id is not None for hit in hits)
+    if max(n_messages, len(hits) - n_messages) >= N_RANKED:
+        reason = f"expected words that fewer than {N_RANKED:,} messages have, since no more are found"
+        raise SettingsError(f"--query: {reason}; add some, or --channel")
+    return replace(selection, found=sorted({hit.conversation_id for hit in hits}))
 
 
 def select(
@@ -97,9 +150,15 @@ def _parse_date(flag: str, text: str | None) -> datetime | None:
 
 
 def export_conversations(
-    archive: ArchiveStore, owner_id: str, selection: Selection, chosen: Format, output: Path | None
+    archive: ArchiveStore,
+    owner_id: str,
+    selection: Selection,
+    write: Write,
+    output: Path | None,
+    *,
+    redacted: Counts | None = None,
 ) -> None:
-    """Write the selected conversations to a new file, or to stdout.
+    """Write the selected conversations to a new file, or to stdout; redacted, if what that takes out is to be counted.
 
     Raises ConversationNotFound, NothingSelected, SettingsError for a file that is there already, OSError.
     """
@@ -110,8 +169,10 @@ def export_conversations(
         raise NothingSelected
     with _open(output) as file, progress_bar("Exporting", "conversations") as progress:
         conversations = _counted(archive.trees(owner_id, selection), len(ids), progress if output else _quiet)
-        for text in chosen.write(conversations):
-            file.write(text)
+        if redacted is not None:
+            conversations = (redact(conversation, redacted) for conversation in conversations)
+        for piece in write(conversations):
+            file.write(piece)
 
 
 def import_file(archive: ArchiveStore, owner_id: str, path: Path) -> ImportReport:
@@ -150,18 +211,17 @@ def _seen(conversations: Iterator[ArchivedConversation], progress: Progress) -> 
 
 
 @contextmanager
-def _open(output: Path | None) -> Iterator[TextIO]:
+def _open(output: Path | None) -> Iterator[BinaryIO]:
     """Open a new file, which gets its name once it is whole; or stdout."""
     if output is None:
-        stdout = cast(TextIOWrapper, sys.stdout)
-        stdout.reconfigure(encoding="utf-8", errors="strict", newline="")  # whatever the terminal's encoding is
-        yield stdout
+        yield sys.stdout.buffer
+        sys.stdout.flush()
         return
     if output.exists():
         raise SettingsError(f"--output: expected a new file, but {output} is there already.")
     part = output.with_name(f"{output.name}.part")
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
+        with part.open("wb") as file:
             yield file
         part.replace(output)
     finally:

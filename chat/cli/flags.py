@@ -11,9 +11,10 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from chat.formats.table import FORMATS
+from chat.params import from_json
 from chat.presets import PRESETS
 from chat.settings import SettingsError, load_settings
-from model.sampling_params import ResponseFormat, SamplingParams
+from model.sampling_params import SamplingParams
 from storage.tables import Channel
 
 SETTINGS_FLAGS: dict[str, Any] = {
@@ -43,7 +44,9 @@ ENGINE_SETTINGS = ("data", "model", "dtype", "device", "native", "kv_memory", "k
 SystemFlag = Annotated[str | None, typer.Option("--system", help="The system prompt.")]
 PresetFlag = Annotated[
     str | None,
-    typer.Option("--preset", help=f"A system prompt with its sampling: {', '.join(p.name for p in PRESETS)}."),
+    typer.Option(
+        "--preset", help=f"A system prompt with its sampling: {', '.join(p.name for p in PRESETS)}, or one of your own."
+    ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -128,27 +131,7 @@ def _parse(text: str) -> Overrides:
         parsed = json.loads(value)
     except (ValueError, RecursionError):
         raise SettingsError(f"--param {name}: expected JSON after the sign =, got {value!r}") from None
-    return {name: _from_json(name, parsed)}
-
-
-def _from_json(name: str, value: Any) -> Any:
-    """Turn JSON's arrays into tuples, and objects into what they stand for."""
-    match name, value:
-        case "response_format", dict():
-            return _response_format(value)
-        case "logit_bias", dict() if all(map(str.isdecimal, value)):  # JSON has no other keys than texts
-            return tuple((int(token_id), bias) for token_id, bias in value.items())
-        case _, list():
-            return tuple(_from_json("", item) for item in value)
-    return value
-
-
-def _response_format(value: dict[str, Any]) -> ResponseFormat:
-    if not value.keys() <= {"kind", "source"}:
-        raise SettingsError(f"--param response_format: expected the keys kind and source, got {', '.join(value)}")
-    kind, source = value.get("kind"), value.get("source", "")
     try:
-        # A schema may stand there as what it is
-        return ResponseFormat(kind, json.dumps(source) if isinstance(source, dict) else source)  # type: ignore[arg-type]
+        return {name: from_json(name, parsed)}
     except ValueError as error:
         raise SettingsError(f"--param {error}") from None

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from chat.errors import Unreadable
 from storage.archive import Row, Tree
+from storage.ledgers import rename_in_ledger
 from storage.tables import Channel, FinalStatus, FinishReason, JsonObject, Origin, Role, TitleSource
 
 
@@ -97,6 +98,8 @@ _TIMES = ("created_at", "updated_at")
 _CONVERSATION = tuple(name for name in ArchivedConversation.__annotations__ if name != "messages")
 _MESSAGE = tuple(name for name in ArchivedMessage.__annotations__ if name != "feedback")
 _FEEDBACK = tuple(ArchivedFeedback.__annotations__)
+LATER: Mapping[str, object] = {"recap": False}  # the fields that version 1 of Parley's format lacks
+LATER_IN_MESSAGES: Mapping[str, object] = {"model_digest": None, "prompt_shared": None, "prompt_ids": None}
 _IDS = ("id", "parent_id", "origin_id", "active_leaf_id")
 
 
@@ -170,14 +173,21 @@ def to_tree(archived: ArchivedConversation) -> Tree:
 
 
 def digest(archived: ArchivedConversation) -> str:
-    """Return a SHA-256 of all that a conversation says, in hex: ids count only by the place of what they name."""
-    places: dict[str | None, int | None] = {None: None}
-    places |= {message["id"]: place for place, message in enumerate(archived["messages"])}
+    """Return a SHA-256 of all that a conversation says, in hex: ids count only by the place of what they name.
 
-    def placed(value: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: places.get(item) if name in _IDS else item for name, item in value.items()}
+    Fields that came later count only where they say something, so that what was imported before them stays known.
+    """
+    places = {message["id"]: place for place, message in enumerate(archived["messages"])}
 
-    content = {**placed(archived), "messages": [placed(message) for message in archived["messages"]]}
+    def placed(value: Mapping[str, Any], later: Mapping[str, object]) -> dict[str, Any]:
+        return {
+            name: places.get(item) if name in _IDS else rename_in_ledger(item, places) if name == "ledger" else item
+            for name, item in value.items()
+            if name not in later or item != later[name]
+        }
+
+    messages = [placed(message, LATER_IN_MESSAGES) for message in archived["messages"]]
+    content = {**placed(archived, LATER), "messages": messages}
     spelled = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(spelled.encode()).hexdigest()
 

@@ -1,7 +1,8 @@
 """Parley's own format, which loses nothing: JSON Lines, a conversation in each.
 
-A line is {"format": "parley", "version": 1, "conversation": …}; `conversation` follows the schema of
+A line is {"format": "parley", "version": 2, "conversation": …}; `conversation` follows the schema of
 `ArchivedConversation`. Lines stand on their own, so files can be cut and joined, and are read and written one by one.
+Version 1, which lacks the fields of `LATER`, is read as well, and so are the lines of a chain (chain.py), as they are.
 """
 
 import json
@@ -9,10 +10,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from chat.errors import Unreadable
-from chat.formats.archive import ArchivedConversation, archive_schema, check
+from chat.formats.archive import LATER, LATER_IN_MESSAGES, ArchivedConversation, archive_schema, check
 from chat.formats.json_text import load_json
 
-VERSION = 1
+VERSION = 2
+_HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 
 
 def write(conversations: Iterable[ArchivedConversation]) -> Iterator[str]:
@@ -26,7 +28,7 @@ def read(lines: Iterable[str]) -> Iterator[ArchivedConversation]:
     """Yield the conversations of lines; raises Unreadable, which names the line."""
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            yield _read(line, f"line {number}")
+            yield from _read(line, f"line {number}")
 
 
 def schema() -> dict[str, Any]:
@@ -35,23 +37,49 @@ def schema() -> dict[str, Any]:
     definitions = conversation.pop("$defs")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"A conversation of Parley, version {VERSION}",
+        "title": f"A line of a file of Parley, version {VERSION}",
         "type": "object",
-        "required": ["format", "version", "conversation"],
+        "required": ["format", "version"],
         "additionalProperties": False,
         "properties": {
             "format": {"const": "parley"},
             "version": {"const": VERSION},
+            "previous": {
+                "anyOf": [_HASH, {"type": "null"}],
+                "description": "In a chain: the hash of the line before; null in the first line.",
+            },
             "conversation": conversation,
+            "conversations": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "In the last line of a chain, in place of a conversation: how many there are.",
+            },
+            "hash": {
+                **_HASH,
+                "description": 'In a chain, the last field: the SHA-256 of the bytes of the line before `,"hash":`.',
+            },
         },
+        "oneOf": [{"required": ["conversation"]}, {"required": ["previous", "conversations", "hash"]}],
+        "dependentRequired": {"previous": ["hash"], "hash": ["previous"]},
         "$defs": definitions,
     }
 
 
-def _read(line: str, place: str) -> ArchivedConversation:
+def _read(line: str, place: str) -> Iterator[ArchivedConversation]:
     value = load_json(line, place)
     if not isinstance(value, dict) or value.get("format") != "parley":
         raise Unreadable(place, 'expected an object with "format": "parley"')
-    if value.get("version") != VERSION:
-        raise Unreadable(place, f"version: expected {VERSION}, got {value.get('version')!r}")
-    return check(value.get("conversation"), place)
+    version = value.get("version")
+    if version not in range(1, VERSION + 1):
+        raise Unreadable(place, f"version: expected 1 to {VERSION}, got {version!r}")
+    if "conversation" in value or "conversations" not in value:  # which closes a chain
+        conversation = value.get("conversation")
+        yield check(_with_later_fields(conversation) if version == 1 else conversation, place)
+
+
+def _with_later_fields(conversation: object) -> object:
+    """Return what a line of version 1 holds with the fields that came later."""
+    if not isinstance(conversation, dict) or not isinstance(messages := conversation.get("messages"), list):
+        return conversation  # which `check` refuses
+    messages = [{**LATER_IN_MESSAGES, **message} if isinstance(message, dict) else message for message in messages]
+    return {**LATER, **conversation, "messages": messages}

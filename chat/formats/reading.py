@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator
+from io import StringIO
 from itertools import chain
 from pathlib import Path
 from typing import TextIO
@@ -11,6 +12,8 @@ from chat.formats.archive import ArchivedConversation
 from chat.formats.chatgpt import read as read_chatgpt
 from chat.formats.html import read as read_html
 from chat.formats.json_text import load_json
+from chat.formats.markdown import BEGIN as MARKDOWN_BEGIN
+from chat.formats.markdown import read as read_markdown
 from chat.formats.open_webui import read as read_open_webui
 from chat.formats.openai import read as read_openai
 from chat.formats.parley import read as read_parley
@@ -41,7 +44,10 @@ def read_file(path: Path, skipped: list[str]) -> Iterator[ArchivedConversation]:
 def _read_zip(path: Path, skipped: list[str]) -> Iterator[ArchivedConversation]:
     with path.open("rb") as file:
         for place, text in read_zip(file, "zip"):
-            yield from read_chatgpt(load_json(text, place), place, skipped)
+            try:
+                yield from _read_text(StringIO(text, newline="\n"), skipped)
+            except Unreadable as error:
+                raise Unreadable(place, str(error)) from None
 
 
 def _read_text(file: TextIO, skipped: list[str]) -> Iterator[ArchivedConversation]:
@@ -53,6 +59,8 @@ def _read_text(file: TextIO, skipped: list[str]) -> Iterator[ArchivedConversatio
         yield from read_parley(chain([first], _lines(file)))
     elif first.lstrip().lower().startswith("<!doctype html"):
         yield from read_html(chain([first], _lines(file)))
+    elif first.rstrip("\n") == MARKDOWN_BEGIN:
+        yield from read_markdown(chain([first], _lines(file)))
     elif "messages" in keys and "id" not in keys:
         yield from read_openai(chain([first], _lines(file)), skipped)
     else:
@@ -73,7 +81,9 @@ def _read_document(text: str, skipped: list[str]) -> Iterator[ArchivedConversati
         raise Unreadable("document", f"expected at most {MAX_LINE_CHARS:,} characters, found more")
     value = load_json(text, "document")
     items = value if isinstance(value, list) else [value]
-    first = items[0] if items and isinstance(items[0], dict) else {}
+    if not items:
+        return iter(())
+    first = items[0] if isinstance(items[0], dict) else {}
     if "mapping" in first:
         return read_chatgpt(items, "conversations", skipped)
     if "conversations" in first:

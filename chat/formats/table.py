@@ -1,6 +1,6 @@
 """All formats, by the names under which they are asked for. Their modules are loaded when they are used."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -19,12 +19,10 @@ class Format:
     suffix: str
     description: str
 
-    @property
-    def write(self) -> "Callable[[Iterable[ArchivedConversation]], Iterator[str]]":
-        """The function that gives a file's text, piece by piece."""
-        function: Callable[[Iterable[ArchivedConversation]], Iterator[str]]
-        function = import_module(f"chat.formats.{self.name}").write
-        return function
+    def write(self, conversations: "Iterable[ArchivedConversation]") -> Iterator[bytes]:
+        """Yield a file's content, piece by piece; text is UTF-8."""
+        for piece in import_module(f"chat.formats.{self.name}").write(conversations):
+            yield piece.encode() if isinstance(piece, str) else piece
 
 
 FORMATS: Mapping[str, Format] = {
@@ -40,9 +38,10 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format("preferences_trl", ".jsonl", "pairs of a better and a worse reply, for TRL's DPOTrainer"),
         Format("html", ".html", "all branches on one page, to read offline; to be imported again"),
-        Format("markdown", ".md", "the shown branches, to read; with a YAML header"),
+        Format("markdown", ".md", "the shown branches, to read; with a YAML header; to be imported again"),
         Format("text", ".txt", "the shown branches, as plain text"),
         Format("csv", ".csv", "a row for each message of all branches, safe to open in a spreadsheet"),
+        Format("parquet", ".parquet", "a row for each message of all branches, with types, for analysis"),
     )
 }
 

@@ -9,6 +9,7 @@ import html
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import gradio as gr
@@ -18,12 +19,12 @@ from chat.errors import ChatError
 from chat.manager import DialogueManager
 from chat.turn import Snapshot, Turn
 from chat.ui.bubbles import Bubble, message_bubbles, reply_bubbles
-from chat.ui.views import Views, Writer
+from chat.ui.views import View, Views, Writer
 from model.errors import ModelError
 from model.sampling_params import SamplingParams
 from storage.conversations import ConversationStore
 from storage.errors import StorageError
-from storage.tables import Conversation
+from storage.tables import Conversation, Message
 
 CSS_PATH = Path(__file__).parent / "page.css"
 PLACEHOLDER = "### What is on your mind?\nEverything stays on this machine."
@@ -109,7 +110,7 @@ class Page:
     def open(self, request: gr.Request, conversation_id: str = "") -> Iterator[tuple[Update, ...]]:
         """Show a conversation, or a new one for an empty id."""
         with self._views.switching(_session(request), conversation_id) as writer:
-            shown = self._read(conversation_id)
+            shown = self._read(writer.view, conversation_id)
             yield shown if writer.is_current else tuple(gr.skip() for _ in shown)
 
     def send(
@@ -127,15 +128,18 @@ class Page:
                 params = replace(
                     self._manager.sampling_params, temperature=temperature, top_p=top_p, max_tokens=max_tokens
                 )
+                view = writer.view
+                seen_leaf_id = view.leaf_id if conversation_id and view.conversation_id == conversation_id else ...
                 conversation_id = conversation_id or self._start(text or "", params)
-                notice = self._send(conversation_id, text or "", params)
-                bubbles = message_bubbles(self._store.path(self._owner_id, conversation_id))
+                notice = self._send(conversation_id, text or "", params, seen_leaf_id)
+                if writer.is_current:
+                    view.conversation_id = conversation_id
+                bubbles = message_bubbles(self._path(writer.view, conversation_id))
                 choices = self._choices(conversation_id)
             except (ChatError, StorageError, ValueError) as error:
                 yield gr.skip(), gr.skip(), gr.skip(), gr.skip(), _alert(str(error))
                 return
             if writer.is_current:
-                writer.view.conversation_id = conversation_id
                 yield "", conversation_id, choices, bubbles, notice
             else:
                 yield "", gr.skip(), gr.skip(), gr.skip(), gr.skip()
@@ -149,7 +153,7 @@ class Page:
                 if not conversation_id or writer.view.conversation_id != conversation_id:
                     yield gr.skip(), gr.skip(), gr.skip(), gr.skip()  # Gradio empties everything if nothing comes
                     return
-                turn, before = await run_in_threadpool(self._find_turn, conversation_id)
+                turn, before = await run_in_threadpool(self._find_turn, writer.view, conversation_id)
                 if turn is None:  # none began, or it has ended already: then its end is still to be shown
                     yield before, "", gr.skip(), _idle()
                     return
@@ -157,7 +161,7 @@ class Page:
                     bubbles = [*before, *reply_bubbles(snapshot.text, snapshot.status)]
                     yield bubbles, _progress(snapshot), gr.skip(), _busy()  # the page shows only the last of a burst
                 if writer.is_current:
-                    path = await run_in_threadpool(self._store.path, self._owner_id, conversation_id)
+                    path = await run_in_threadpool(self._path, writer.view, conversation_id)
                     notice = _alert(snapshot.error) if snapshot.error else gr.skip()
                     yield message_bubbles(path), "", notice, _idle()
             except StorageError as error:
@@ -183,14 +187,21 @@ class Page:
         finally:
             self._views.forget(_session(request))
 
-    def _read(self, conversation_id: str) -> tuple[Update, ...]:
+    def _path(self, view: View, conversation_id: str) -> list[Message]:
+        """Return the branch that is shown of a conversation, and note that the page has seen its end."""
+        path = self._store.path(self._owner_id, conversation_id)
+        if view.conversation_id == conversation_id:
+            view.leaf_id = path[-1].id if path else None
+        return path
+
+    def _read(self, view: View, conversation_id: str) -> tuple[Update, ...]:
         """Return everything that a page shows of a conversation."""
         conversation, path, choices, notice = None, [], gr.skip(), ""
         try:
             choices = self._choices(conversation_id)
             if conversation_id:
                 conversation = self._store.get(self._owner_id, conversation_id)
-                path = self._store.path(self._owner_id, conversation_id)
+                path = self._path(view, conversation_id)
         except StorageError as error:
             notice = _alert(str(error))
         shown_id = conversation.id if conversation else ""
@@ -204,20 +215,22 @@ class Page:
             *_sampling_values(conversation, self._manager.sampling_params),
         )
 
-    def _find_turn(self, conversation_id: str) -> tuple[Turn | None, list[Bubble]]:
+    def _find_turn(self, view: View, conversation_id: str) -> tuple[Turn | None, list[Bubble]]:
         """Return the running turn of a conversation, if there is one, and the bubbles before its reply."""
         turn = self._manager.turn(self._owner_id, conversation_id)
-        path = self._store.path(self._owner_id, conversation_id)
+        path = self._path(view, conversation_id)
         return turn, message_bubbles(path[:-1] if turn else path)
 
     def _start(self, text: str, params: SamplingParams) -> str:
         self._manager.check(text, params)
         return self._manager.start(self._owner_id, channel="ui").id
 
-    def _send(self, conversation_id: str, text: str, params: SamplingParams) -> str:
+    def _send(
+        self, conversation_id: str, text: str, params: SamplingParams, seen_leaf_id: str | EllipsisType | None
+    ) -> str:
         """Send, and return a notice if the message has been stored but the engine takes no work."""
         try:
-            self._manager.send(self._owner_id, conversation_id, text, params)
+            self._manager.send(self._owner_id, conversation_id, text, params, seen_leaf_id=seen_leaf_id)
         except (ModelError, ValueError) as error:  # the last for parameters that do not suit the model
             return _alert(str(error))
         return ""

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import EllipsisType
 
 SWITCH_SECONDS = 1.0
 
@@ -14,6 +15,7 @@ class View:
     """What one page shows: `generation` grows with every switch, `writers` are on their way to it."""
 
     conversation_id: str = ""
+    leaf_id: str | EllipsisType | None = ...  # the last message of it that the page has been given, once it has
     generation: int = 0
     writers: int = 0
 
@@ -49,7 +51,7 @@ class Views:
         with self._lock:
             view = self._views.setdefault(session, View())
             view.generation += 1
-            view.conversation_id = conversation_id
+            view.conversation_id, view.leaf_id = conversation_id, ...
             writer = Writer(view, view.generation)
         deadline = time.monotonic() + SWITCH_SECONDS
         while view.writers and time.monotonic() < deadline:

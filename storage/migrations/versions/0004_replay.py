@@ -1,4 +1,4 @@
-"""What a reply can be had again from, keys of repeated requests, recaps of dropped turns, and presets of owners."""
+"""What a reply can be had again from, keys of repeated requests, recaps, presets of owners, and two indexes."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Add the columns and the table."""
+    """Add the columns, the table and the indexes."""
     op.add_column("conversations", sa.Column("recap", sa.Boolean, nullable=False, server_default=sa.false()))
     op.add_column("messages", sa.Column("idempotency_key", sa.Text))
     op.add_column("messages", sa.Column("model_digest", sa.Text))
@@ -19,6 +19,13 @@ def upgrade() -> None:
         "messages",
         ["conversation_id", "idempotency_key"],
         unique=True,
+    )
+    op.create_index(op.f("ix_messages_created_at_role_model"), "messages", ["created_at", "role", "model"])
+    op.drop_index(op.f("ix_conversations_owner_id_updated_at"), "conversations")
+    op.create_index(
+        op.f("ix_conversations_owner_id_archived_trashed_at_pinned_updated_at"),
+        "conversations",
+        ["owner_id", "archived", "trashed_at", "pinned", "updated_at"],
     )
     op.create_table(
         "presets",
