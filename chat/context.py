@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Literal, NotRequired, TypedDict
 
 from chat.errors import MessageTooLong
+from chat.ledger import Ledger, LedgerEntry, Reason
 from chat.prompts import n_common
 from chat.recap import Recap, make_recap
 from model.chat_template import ChatMessage, ChatTemplate
@@ -17,43 +17,6 @@ from storage.tables import Message
 # prompts begin alike and the engine can reuse what it has computed.
 CUT_TO = 0.7
 RECAP_SHARE = 0.1  # of the budget, once something is dropped
-
-Reason = Literal["fits", "pinned", "dropped", "recapped", "empty"]  # a recapped one is dropped, but quoted in the recap
-
-
-class LedgerEntry(TypedDict):
-    """What became of one message of the history.
-
-    Ledgers of earlier versions lack what is not required; a dropped message has no place in the prompt, and while a
-    reply is being written nobody knows yet what of it was cached.
-    """
-
-    message_id: str
-    tokens: int  # of its content: as they are in the prompt, or as they would be
-    included: bool
-    reason: Reason
-    start: NotRequired[int]  # the place of its first token in the prompt
-    cached: NotRequired[int]  # of its tokens: those that the engine did not have to compute
-
-
-class Ledger(TypedDict):
-    """The account of a prompt: how many tokens it had room for, and which messages took it."""
-
-    budget: int
-    messages: list[LedgerEntry]
-    recap_tokens: NotRequired[int]  # of the recap, if there is one
-
-
-def with_cached(ledger: Ledger, cached_tokens: int) -> Ledger:
-    """Return the account of a prompt of which the engine found so many first tokens cached."""
-    messages = [_with_cached(entry, cached_tokens) for entry in ledger["messages"]]
-    return {**ledger, "messages": messages}
-
-
-def _with_cached(entry: LedgerEntry, cached_tokens: int) -> LedgerEntry:
-    if "start" not in entry:
-        return entry
-    return {**entry, "cached": min(max(cached_tokens - entry["start"], 0), entry["tokens"])}
 
 
 @dataclass(frozen=True, slots=True)

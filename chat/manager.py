@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from types import EllipsisType
 
-from chat.context import Context, ContextBuilder, Ledger, with_cached
+from chat.context import Context, ContextBuilder
 from chat.errors import AlreadySent, ChatError, NotPossible, PromptFailed
+from chat.ledger import Ledger, join_ledger, split_ledger
 from chat.prompts import split_prompt
 from chat.text import check_message
 from chat.titles import keyword_title, make_title
@@ -86,6 +87,12 @@ class DialogueManager:
         path = self._store.path(owner_id, conversation_id)
         message = Message(id="", role="user", content=text)
         return self._build([*path, message], conversation, params).ledger
+
+    def ledger(self, owner_id: str, message_id: str) -> Ledger | None:
+        """Return the account of the prompt of a reply, if one is kept; raises MessageNotFound."""
+        message = self._store.message(owner_id, message_id)
+        *path, reply = self._store.path(owner_id, message.conversation_id, message.id, ledgers=True)
+        return join_ledger(path, reply)
 
     def send(
         self,
@@ -274,7 +281,7 @@ class DialogueManager:
         begun: Piece | None = None,
     ) -> Turn:
         try:
-            path = self._store.path(owner_id, conversation.id, reply.parent_id)
+            path = self._store.path(owner_id, conversation.id, reply.parent_id, ledgers=True)
             context = self._build(path, conversation, params, begun.token_ids if begun else ())
             generation = self._engine.submit(
                 context.token_ids, context.params(params), owner=owner_id, n_shared=context.n_shared
@@ -318,6 +325,7 @@ class DialogueManager:
         usage = generation.usage
         assert usage is not None, "a finished generation has its usage"
         prompt_shared, prompt_ids = split_prompt(path, context.token_ids)
+        ledger: Ledger = {**context.ledger, "cached_tokens": usage.cached_tokens}
         self._store.finish_reply(
             owner_id,
             reply_id,
@@ -326,7 +334,7 @@ class DialogueManager:
             finish_reason=ending.finish_reason,
             error=ending.error,
             token_ids=self._context_builder.reply_token_ids(ending.text, ending.token_ids),
-            ledger=dict(with_cached(context.ledger, usage.cached_tokens)),
+            ledger=dict(split_ledger(path, ledger)),
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
             completion_tokens=len(ending.token_ids) - len(begun.token_ids if begun else ()),

@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from sqlalchemy import Select, delete, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, load_only
 
 from storage.database import Database
-from storage.ledgers import rename_in_ledger
+from storage.ledgers import inherit_entries, rename_in_ledger
 from storage.queries import check_idle, find_conversation, find_message, path_to
 from storage.search import index_messages, index_titles
 from storage.tables import Conversation, Message, new_id, utc_now
@@ -66,11 +66,13 @@ class BranchStore:
         """Delete one message; what follows it then follows the one before it.
 
         The prompts of later replies go too, since they say what it said; those replies cannot be replayed any more.
+        Their ledgers stay whole, but for the deleted message.
         """
         with self._database.write() as session:
             message, conversation = find_message(session, owner_id, message_id)
             check_idle(session, conversation.id)
             _leave(session, conversation, message, select(Message.id).where(Message.id == message.id))
+            _hand_down_ledger(session, message)
             later = update(Message).where(Message.id.in_(_below(message.id)))
             session.execute(later.values(prompt_shared=None, prompt_ids=None))
             session.execute(update(Message).where(Message.parent_id == message.id).values(parent_id=message.parent_id))
@@ -135,6 +137,18 @@ def _leave(session: Session, conversation: Conversation, message: Message, doome
             rest = _below(message.parent_id)
         conversation.active_leaf_id = session.scalars(_newest_first(rest).where(Message.id.not_in(doomed))).first()
     session.flush()
+
+
+def _hand_down_ledger(session: Session, doomed: Message) -> None:
+    """Have the nearest ledgers below a message take over what its own says, and none say anything of it."""
+    below = select(Message).where(Message.id.in_(_below(doomed.id)), Message.id != doomed.id).order_by(Message.seq)
+    orphaned = {doomed.id}  # it, and what is below it without a ledger between
+    for message in session.scalars(below.options(load_only(Message.parent_id, Message.ledger))):
+        is_orphan = message.parent_id in orphaned
+        if message.ledger is not None:
+            message.ledger = inherit_entries(message.ledger, doomed.ledger if is_orphan else None, doomed.id)
+        elif is_orphan:
+            orphaned.add(message.id)
 
 
 def _copy(original: Message, conversation_id: str, parent_id: str | None, seq: int) -> Message:

@@ -123,10 +123,12 @@ class ConversationStore:
         with self._database.read() as session:
             return list(session.scalars(query))
 
-    def path(self, owner_id: str, conversation_id: str, leaf_id: str | None = None) -> list[Message]:
-        """The messages from the root down to `leaf_id`, by default to the active leaf; their ledgers are not loaded.
+    def path(
+        self, owner_id: str, conversation_id: str, leaf_id: str | None = None, *, ledgers: bool = False
+    ) -> list[Message]:
+        """The messages from the root down to `leaf_id`, by default to the active leaf; with their ledgers if asked for.
 
-        Each ledger names all messages before it, so that those of a long path would take far longer than the rest.
+        Few need those, and whole ones, as earlier versions stored them, take far longer than the rest of a long path.
         """
         with self._database.read() as session:
             conversation = find_conversation(session, owner_id, conversation_id)
@@ -134,7 +136,8 @@ class ConversationStore:
                 leaf_id = conversation.active_leaf_id
             if leaf_id is None:
                 return []
-            messages = list(session.scalars(path_to(conversation_id, leaf_id).options(defer(Message.ledger))))
+            query = path_to(conversation_id, leaf_id)
+            messages = list(session.scalars(query if ledgers else query.options(defer(Message.ledger))))
         if not messages:
             raise MessageNotFound(leaf_id)
         return messages

@@ -141,7 +141,7 @@ class Message(Base):
     # The prompt: so many of the first tokens of the prompt and reply that come before on the path, and then these.
     prompt_shared: Mapped[int | None]
     prompt_ids: Mapped[list[int] | None]
-    ledger: Mapped[JsonObject | None]
+    ledger: Mapped[JsonObject | None]  # of its prompt: the entries that differ from those above on the path
     prompt_tokens: Mapped[int | None]
     cached_tokens: Mapped[int | None]
     completion_tokens: Mapped[int | None]

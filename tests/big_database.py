@@ -2,7 +2,7 @@
 
 Words are made up, and as frequent as those of a language: the n-th most frequent word comes 1/n times as often as the
 first. One conversation in twenty is in Chinese, and one more is very long. A reply has what is kept of one: its tokens,
-the account of its prompt, its parameters. The same arguments give the same rows.
+what is new of the account of its prompt, its parameters. The same arguments give the same rows.
 """
 
 import sys
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from sqlalchemy import bindparam, insert, update
 
+from chat.context import CUT_TO
+from chat.ledger import Ledger, LedgerEntry, split_ledger
 from model.sampling_params import SamplingParams
 from storage.database import Database
 from storage.search import index_messages, index_titles
@@ -25,6 +27,8 @@ OWNER = "local"
 N_TURNS = 9  # of each conversation: 20 messages, since each fourth reply has been written twice
 LONG_ID, N_LONG_TURNS = "long", 250
 N_WORDS = {"user": 15, "assistant": 80}  # of a message, on average
+N_TOKENS = 100  # of each message, in the accounts of prompts
+BUDGET = 7168  # of tokens in a prompt
 PARAMS = asdict(SamplingParams())
 OF_REPLIES = ("model", "model_digest", "params", "seed", "token_ids", "prompt_shared", "prompt_ids", "ledger")
 BEGIN = datetime(2020, 1, 1, tzinfo=UTC)
@@ -84,22 +88,22 @@ def conversations(n: int) -> Iterator[tuple[Row, list[Row], list[Row]]]:
 
 def _messages(conversation: Row, n_turns: int, language: Language, random: np.random.Generator) -> Iterator[Row]:
     seq = count(1)
-    path: list[Row] = []
+    path: list[Message] = []
     for turn in range(1, n_turns + 1):
         for role, n_versions in (("user", 1), ("assistant", 1 if turn % 4 else 2)):
             versions = [_message(conversation, next(seq), role, path, language, random) for _ in range(n_versions)]
             yield from versions
-            path.append(versions[-1])
+            path.append(Message(id=versions[-1]["id"], ledger=versions[-1]["ledger"]))
 
 
 def _message(
-    conversation: Row, seq: int, role: str, path: list[Row], language: Language, random: np.random.Generator
+    conversation: Row, seq: int, role: str, path: list[Message], language: Language, random: np.random.Generator
 ) -> Row:
     n_words = 1 + int(random.exponential(N_WORDS[role]))
     message: Row = {
         "id": f"{conversation['id']}-{seq}",
         "conversation_id": conversation["id"],
-        "parent_id": path[-1]["id"] if path else None,
+        "parent_id": path[-1].id if path else None,
         "seq": seq,
         "role": role,
         "content": language.text(random, n_words),
@@ -110,8 +114,7 @@ def _message(
     return message | _reply(n_words, path, random) if role == "assistant" else message
 
 
-def _reply(n_words: int, path: list[Row], random: np.random.Generator) -> Row:
-    account = [{"message_id": row["id"], "tokens": 100, "included": True, "reason": "fits"} for row in path]
+def _reply(n_words: int, path: list[Message], random: np.random.Generator) -> Row:
     values = (
         ("small", "large")[len(path) % 4 // 2],
         "0" * 64,
@@ -120,9 +123,26 @@ def _reply(n_words: int, path: list[Row], random: np.random.Generator) -> Row:
         random.integers(49_152, size=n_words * 4 // 3).tolist(),
         100 * len(path),
         random.integers(49_152, size=N_WORDS["user"] * 2).tolist(),
-        {"budget": 7168, "messages": account},
+        split_ledger(path, _account(path)),
     )
     return dict(zip(OF_REPLIES, values, strict=True))
+
+
+def _account(path: list[Message]) -> Ledger:
+    """Return the account of a prompt; turns of two messages are dropped as the program does it."""
+    n_fit, n_left = BUDGET // N_TOKENS, int(BUDGET * CUT_TO) // N_TOKENS
+    first = 0
+    while len(path) - first > n_fit:
+        first += (n_fit + 2 - n_left) // 2 * 2
+    kept = [
+        LedgerEntry(message_id=message.id, tokens=N_TOKENS, included=True, reason="fits", start=N_TOKENS * place)
+        for place, message in enumerate(path[first:])
+    ]
+    dropped = [
+        LedgerEntry(message_id=message.id, tokens=N_TOKENS, included=False, reason="dropped")
+        for message in path[:first]
+    ]
+    return Ledger(budget=BUDGET, messages=dropped + kept, cached_tokens=N_TOKENS * max(0, len(path) - first - 1))
 
 
 def write(path: Path, n_conversations: int) -> Database:

@@ -18,6 +18,7 @@ from time import perf_counter
 
 from sqlalchemy import func, select
 
+from chat.ledger import join_ledger
 from storage.branches import BranchStore
 from storage.conversations import ConversationStore
 from storage.database import Database
@@ -92,6 +93,12 @@ def chat(database: Database) -> Iterator[Sequence[str]]:
         feedback.of(OWNER, path)
 
     yield "a conversation of 500 messages, with versions and ratings", measure(show)
+
+    def account() -> None:
+        *path, reply = store.path(OWNER, LONG_ID, ledgers=True)
+        assert join_ledger(path, reply)
+
+    yield "the account of its last reply's prompt", measure(account)
 
 
 def searches(database: Database) -> Iterator[Sequence[str]]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chat.context import Context, ContextBuilder, Ledger, LedgerEntry, with_cached
+from chat.context import Context, ContextBuilder
 from chat.errors import MessageTooLong
 from chat.recap import HEADING
 from model.chat_template import ChatTemplate
@@ -330,11 +330,6 @@ def test_a_recap_of_control_tokens_puts_none_into_the_prompt(wide: ContextBuilde
     assert ids[0] == ids[1]
 
 
-def test_ledgers_of_earlier_versions_have_no_cached_share() -> None:
-    entry = LedgerEntry(message_id="a", tokens=5, included=True, reason="fits")
-    assert with_cached(Ledger(budget=9, messages=[entry]), 7) == {"budget": 9, "messages": [entry]}
-
-
 @pytest.mark.parametrize("system_prompt", [None, SYSTEM])
 def test_each_message_is_where_its_account_says(
     wide: ContextBuilder, tiny_checkpoint: Checkpoint, system_prompt: str | None
@@ -348,12 +343,3 @@ def test_each_message_is_where_its_account_says(
     for entry in included:
         token_ids = context.token_ids[entry["start"] : entry["start"] + entry["tokens"]]
         assert tiny_checkpoint.tokenizer.decode(token_ids) == contents[entry["message_id"]].strip()
-
-
-def test_what_was_cached_is_shared_out_to_the_messages_from_the_first_on(builder: ContextBuilder) -> None:
-    context = builder.build(dialogue([5, 5]), system_prompt=SYSTEM, max_new_tokens=50)
-    starts = [entry["start"] for entry in context.ledger["messages"]]
-    for cached_tokens, shares in [(0, [0, 0, 0]), (starts[1] + 2, [5, 2, 0]), (len(context.token_ids), [5, 5, 5])]:
-        entries = with_cached(context.ledger, cached_tokens)["messages"]
-        assert [entry["cached"] for entry in entries] == shares
-    assert "cached" not in context.ledger["messages"][0]

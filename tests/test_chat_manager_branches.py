@@ -233,6 +233,7 @@ def test_a_stranger_can_do_nothing(manager: DialogueManager, say: Say, path: Pat
         lambda: manager.fork("eve", message.id),
         lambda: manager.delete_message("eve", message.id),
         lambda: manager.delete_branch("eve", message.id),
+        lambda: manager.ledger("eve", reply.id),
     ):
         with pytest.raises(MessageNotFound):
             call()
@@ -244,9 +245,23 @@ def test_the_account_of_a_prompt_can_be_read_before_it_is_sent(
 ) -> None:
     say("hello", "Hi")
     ledger = manager.preview("ada", chat, "and now?", PARAMS)
-    reply = store.message("ada", say("and now?", "Well").id)
-    assert reply.ledger is not None
-    stored = list(reply.ledger["messages"])  # type: ignore[call-overload]
-    assert [entry["tokens"] for entry in ledger["messages"]] == [entry["tokens"] for entry in stored]
+    kept = manager.ledger("ada", say("and now?", "Well").id)
+    assert kept is not None
+    assert [entry["tokens"] for entry in ledger["messages"]] == [entry["tokens"] for entry in kept["messages"]]
     assert [entry["reason"] for entry in ledger["messages"]] == ["fits", "fits", "fits"]
+    assert [entry["message_id"] for entry in kept["messages"]] == [message.id for message in path()[:3]]
+    assert (ledger.get("cached_tokens"), kept.get("cached_tokens")) == (None, 2)
+    assert manager.ledger("ada", path()[2].id) is None
     assert len(contents(path())) == 4
+
+
+def test_a_reply_keeps_only_what_is_new_in_its_account(
+    manager: DialogueManager, store: ConversationStore, say: Say, path: Path
+) -> None:
+    for text in ("one", "two", "three"):
+        say(text, "Well")
+    stored = [store.message("ada", message.id).ledger for message in path()[1::2]]
+    entries = [list(ledger["messages"]) for ledger in stored if ledger]  # type: ignore[call-overload]
+    assert [[entry["message_id"] for entry in kept] for kept in entries] == [
+        [message.id for message in path()[begin:end]] for begin, end in ((0, 1), (1, 3), (3, 5))
+    ]

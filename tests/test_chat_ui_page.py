@@ -153,6 +153,22 @@ def test_pages_do_not_disturb_each_other(
     assert texts(watch(page, conversation_id)[-1][0])[-1] == "Hi"
 
 
+def test_a_page_that_has_not_seen_the_newest_message_is_told_shows_it_and_can_send_again(
+    page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine
+) -> None:
+    conversation_id = send("Hello")[1]
+    engine.end()
+    watch(page, conversation_id)
+    open_(page, conversation_id, tab=OTHER_TAB)
+    send("From here", conversation_id)
+    engine.end()
+    watch(page, conversation_id)
+    box, *_, notice = send("From there", conversation_id, tab=OTHER_TAB)
+    assert (str(box), "gone on elsewhere" in notice) == (str(SKIP), True)
+    assert '<div class="typed">From here</div>' in texts(watch(page, conversation_id, OTHER_TAB)[-1][0])
+    assert send("From there", conversation_id, tab=OTHER_TAB)[0] == ""
+
+
 def test_a_reply_that_waits_shows_its_place_then_what_is_read_then_its_text(
     page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine
 ) -> None:

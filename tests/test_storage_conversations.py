@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text, update
+from sqlalchemy import inspect, text, update
 from sqlalchemy.exc import IntegrityError
 
 from storage.conversations import ConversationStore
@@ -268,6 +268,18 @@ def test_a_finished_reply_keeps_its_figures(store: ConversationStore, chat: str)
     assert (kept.content, kept.status, kept.finish_reason) == ("Hi!", "stopped", "cancelled")
     assert (kept.token_ids, kept.ledger) == ([5, 0], {"kept": [1]})
     assert {name: getattr(kept, name) for name in figures} == figures
+
+
+def test_a_path_has_ledgers_only_if_they_are_asked_for(store: ConversationStore, chat: str) -> None:
+    _, reply = say(store, "ada", chat, "Hello")
+    store.finish_reply(
+        "ada", reply.id, content="Hi!", status="complete", finish_reason="stop", ledger={"budget": 9, "messages": []}
+    )
+    assert [message.ledger for message in store.path("ada", chat, ledgers=True)] == [
+        None,
+        {"budget": 9, "messages": []},
+    ]
+    assert "ledger" in inspect(store.path("ada", chat)[-1]).unloaded
 
 
 def test_a_finished_reply_never_changes(store: ConversationStore, chat: str) -> None:

@@ -40,7 +40,11 @@ class ArchivedFeedback(TypedDict):
 
 @with_config(ConfigDict(extra="forbid", strict=True))
 class ArchivedMessage(TypedDict):
-    """One message, after its parent; the fields are those of the table `messages`."""
+    """One message, after its parent; the fields are those of the table `messages`.
+
+    The ledger of a reply has only the entries on messages of which the ledgers above it on the path to the root say
+    something else, or nothing: read from the root on, a later entry on a message replaces an earlier one.
+    """
 
     id: Id
     parent_id: Id | None
