@@ -283,7 +283,7 @@ def replay(
     message_id: Annotated[str, typer.Argument(help="A reply, as `parley export` names it.")],
 ) -> None:
     """Write a stored reply again, and say whether it comes out the same; Parley may be running."""
-    run_replay(settings, fetch_checkpoint, message_id)
+    run_replay(settings, fetch_checkpoint, digest_of, message_id)
 
 
 @models_cli.callback(invoke_without_command=True)

@@ -47,7 +47,10 @@ def open_database(data: Path) -> Iterator[Database]:
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(data / "parley.db")
     try:
-        upgrade(database)
+        if database.is_outdated():  # a running Parley may be of the older version, and must not find a newer schema
+            with lock_data(data):
+                upgrade(database)
+        database.migrate()
         yield database
     finally:
         database.close()

@@ -10,6 +10,8 @@ ChatError
   + Unreadable       a file that was to be imported is not what it should be
   + NotPossible      the message is not one that this can be done with
   + AlreadySent      the same request has come before
+
+What only one module raises is defined there.
 """
 
 from collections.abc import Sequence
@@ -74,6 +76,7 @@ class NotPossible(ChatError):
 class AlreadySent(ChatError):
     """A request has come again: its message is stored, and its reply written or being written."""
 
-    def __init__(self, reply_id: str) -> None:
+    def __init__(self, message_id: str, reply_id: str | None) -> None:
         super().__init__("This message was sent already.")
-        self.reply_id = reply_id
+        self.message_id = message_id
+        self.reply_id = reply_id  # none once it has been deleted

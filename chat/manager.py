@@ -350,7 +350,7 @@ class DialogueManager:
             message, reply = sent
             if message.content != check_message(text):
                 raise NotPossible("idempotency_key: expected one of its own, got that of another message.")
-            raise AlreadySent(reply.id)
+            raise AlreadySent(message.id, reply.id if reply else None)
 
     def _check_idle(self, owner_id: str, conversation: Conversation) -> None:
         if self.turn(owner_id, conversation.id):

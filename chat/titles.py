@@ -11,14 +11,16 @@ MAX_READ = 2000  # characters of a text: what a conversation is about stands at 
 MAX_KEYWORDS = 5
 MAX_BETWEEN = 2  # words of no weight between two keywords that make a phrase of them
 
+_INVISIBLE = regex.compile(r"[\p{Cc}\p{Bidi_C}]")  # control characters, and those that turn the direction of a text
+
 
 def make_title(text: str) -> str:
     """Return the beginning of a message as the title of its conversation: one line, cut at a word."""
-    line = " ".join(text.split())
+    line = " ".join(_INVISIBLE.sub(" ", text).split())
     if len(line) <= TITLE_CHARS:
         return line
-    cut = line[:TITLE_CHARS].rsplit(" ", 1)[0]
-    return f"{cut.rstrip('.,;:')}…"
+    before, space, _ = line[:TITLE_CHARS].rpartition(" ")
+    return f"{before.rstrip('.,;:')}…" if space else _cut(line)
 
 
 def keyword_title(question: str, answer: str) -> str | None:

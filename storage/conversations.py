@@ -297,8 +297,10 @@ class ConversationStore:
             if title is not None:
                 _retitle(session, find_message(session, owner_id, message_id)[1], title)
 
-    def find_sent(self, owner_id: str, conversation_id: str, idempotency_key: str) -> tuple[Message, Message] | None:
-        """The message that came with a key, and the first reply to it, if the key has been used."""
+    def find_sent(
+        self, owner_id: str, conversation_id: str, idempotency_key: str
+    ) -> tuple[Message, Message | None] | None:
+        """The message that came with a key, and the first reply to it that is still there, if the key has been used."""
         with self._database.read() as session:
             find_conversation(session, owner_id, conversation_id)
             keyed = (Message.conversation_id == conversation_id, Message.idempotency_key == idempotency_key)
@@ -306,8 +308,7 @@ class ConversationStore:
             if message is None:
                 return None
             replies = select(Message).where(Message.parent_id == message.id, Message.role == "assistant")
-            reply = session.scalars(replies.order_by(Message.seq)).first()
-        return (message, reply) if reply else None
+            return message, session.scalars(replies.order_by(Message.seq)).first()
 
     def interrupt_streaming(self) -> int:
         """Mark every reply that is still streaming as interrupted, and count them.

@@ -7,6 +7,8 @@ StorageError
   + MessageNotFound         no such message, or another owner's
   + ConversationBusy        the reply to be answered is still being written
   + ConversationMoved       somebody has gone on with it meanwhile
+
+What only one module raises is defined there.
 """
 
 from pathlib import Path

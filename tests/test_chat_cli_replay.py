@@ -44,7 +44,12 @@ def reply(store: ConversationStore, branches: BranchStore, tiny_engine: Engine, 
 
 def run(data: Path, model: Path, message_id: str) -> None:
     settings = Settings(data=data, model=str(model), native="off", threads=1)
-    run_replay(settings, lambda settings: open_checkpoint(Path(settings.model)), message_id)
+    run_replay(
+        settings,
+        lambda settings: open_checkpoint(Path(settings.model)),
+        lambda settings, checkpoint: checkpoint_digest(checkpoint.path),
+        message_id,
+    )
 
 
 def test_an_identical_reply_is_one_line(

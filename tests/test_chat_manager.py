@@ -271,6 +271,18 @@ def test_a_repeated_request_adds_nothing_and_names_the_reply(
     assert (len(path()), len(engine.generations)) == (2, 1)
 
 
+def test_a_repeated_request_whose_reply_has_been_deleted_adds_nothing(
+    manager: DialogueManager, chat: str, engine: ScriptedEngine, path: Callable[[], list[Message]]
+) -> None:
+    turn = manager.send("ada", chat, "hello", PARAMS, idempotency_key="k")
+    engine.end()
+    turn.join()
+    manager.delete_message("ada", path()[-1].id)
+    with pytest.raises(AlreadySent) as error:
+        manager.send("ada", chat, "hello", PARAMS, idempotency_key="k")
+    assert (error.value.message_id, error.value.reply_id) == (path()[0].id, None)
+
+
 def test_ten_requests_at_once_with_one_key_are_one_message(
     manager: DialogueManager, chat: str, engine: ScriptedEngine, path: Callable[[], list[Message]]
 ) -> None:

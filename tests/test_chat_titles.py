@@ -109,3 +109,9 @@ def test_long_first_message_is_cut_at_a_word() -> None:
     title = make_title("Please tell me everything about the history of Rome, at once")
     assert title == "Please tell me everything about the…"
     assert len(title) <= TITLE_CHARS + 1
+
+
+def test_the_title_of_a_first_message_shows_no_control_characters_and_cuts_no_character() -> None:
+    assert make_title("a\u202eb\x07c") == "a b c"
+    family = "👨‍👩‍👧‍👦"
+    assert make_title(family * 10).rstrip("…").replace(family, "") == ""

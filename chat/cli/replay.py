@@ -10,7 +10,6 @@ from chat.engine import open_engine, plan_engine
 from chat.replay import Comparison, Mark, check_model, read_recording, replay
 from chat.settings import Settings
 from model.checkpoint.checkpoint import Checkpoint
-from model.checkpoint.digest import checkpoint_digest
 from storage.conversations import ConversationStore
 
 CONDITIONS = (
@@ -18,7 +17,12 @@ CONDITIONS = (
 )
 
 
-def run_replay(settings: Settings, fetch_checkpoint: Callable[[Settings], Checkpoint], message_id: str) -> None:
+def run_replay(
+    settings: Settings,
+    fetch_checkpoint: Callable[[Settings], Checkpoint],
+    digest_of: Callable[[Settings, Checkpoint], str],
+    message_id: str,
+) -> None:
     """Write a reply of the local owner again, and print how far it is the same; exits with 1 where it differs.
 
     Raises MessageNotFound, ReplayImpossible, ModelError: as far as possible before the weights are loaded.
@@ -26,8 +30,7 @@ def run_replay(settings: Settings, fetch_checkpoint: Callable[[Settings], Checkp
     with open_database(settings.data) as database:
         recording = read_recording(ConversationStore(database), LOCAL_OWNER, message_id)
     checkpoint = fetch_checkpoint(settings)
-    with progress_bar(f"Hashing {checkpoint.path.name}", "B") as progress:
-        check_model(recording, checkpoint_digest(checkpoint.path, progress))
+    check_model(recording, digest_of(settings, checkpoint))
     with (
         open_engine(settings, checkpoint, plan_engine(settings, checkpoint)) as engine,
         progress_bar("Replaying", "tokens") as progress,
