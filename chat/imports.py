@@ -7,7 +7,7 @@ from typing import Any
 
 from chat.formats.archive import ArchivedConversation, digest, from_tree, spell_time, to_tree
 from chat.formats.foreign import UNKNOWN_TIME
-from storage.archive import ArchiveStore, Import
+from storage.archive import ArchiveStore, Import, Row
 from storage.tables import utc_now
 
 
@@ -52,11 +52,17 @@ def _dated(conversation: ArchivedConversation) -> ArchivedConversation:
     return {**dated(dict(conversation)), "messages": messages}  # type: ignore[typeddict-item]
 
 
+def _unchanged(importing: Import, conversation_id: str, known_by: str) -> Row | None:
+    """Return the row of the owner's conversation of an id, if it still says what a digest stands for."""
+    tree = importing.tree(conversation_id)
+    return tree.conversation if tree and digest(from_tree(tree)) == known_by else None
+
+
 def _take(importing: Import, conversation: ArchivedConversation, report: ImportReport) -> None:
     title, known_by = conversation["title"] or "Untitled", digest(conversation)
-    existing = importing.tree(conversation["id"])
-    if importing.knows(known_by) or (existing and digest(from_tree(existing)) == known_by):
-        report.skipped.append(f"{title}: it is here already")
+    existing = importing.imported(known_by) or _unchanged(importing, conversation["id"], known_by)
+    if existing is not None:
+        report.skipped.append(f"{title}: it is {'in the trash' if existing['trashed_at'] else 'here already'}")
         return
     importing.add(to_tree(_dated(conversation)), known_by)
     report.conversations += 1

@@ -1,13 +1,15 @@
 """What names or unlocks somebody is taken out of conversations: e-mail addresses, phone and card numbers, IP addresses,
-keys and tokens.
+keys, tokens and passwords.
 
 Each becomes its kind in brackets. The patterns know shapes and nothing else: a phone number without a country's or an
-area's prefix, or a key of a maker that is not listed, stays. What looks alike in code stays as well: dates, versions,
-slices, loopback addresses, numbers of orders. A text of n characters takes time in proportion to n, whatever is in it:
-what a pattern repeats without bound it never gives back, and it begins only where a run of such characters does.
+area's prefix, or a key of a maker that is not listed and that no label announces, stays. What looks alike in code stays
+as well: dates, versions, slices, loopback addresses, numbers of orders. A text of n characters takes time in
+proportion to n, whatever is in it: what a pattern repeats without bound it never gives back, and it begins only where a
+run of such characters does.
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from chat.formats.archive import ArchivedConversation, ArchivedMessage
+from chat.titles import keyword_title, make_title
 
 Counts = Counter[str]  # how often something was taken out, by its kind
 
@@ -27,6 +30,24 @@ class Rule:
     pattern: re.Pattern[str]
     accepts: Callable[[str], bool] = bool
 
+
+class _PlainSigns(dict[int, str]):
+    """What characters are read as: spaces, hyphens and digits of all scripts as those of ASCII."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        category = unicodedata.category(character)
+        if category == "Zs":
+            plain = " "
+        elif category == "Pd" and character not in "\u2014\u2015":  # those stand between sentences
+            plain = "-"
+        else:
+            plain = str(unicodedata.decimal(character, character))
+        self[code] = plain
+        return plain
+
+
+_PLAIN_SIGNS = _PlainSigns()
 
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z\d ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
@@ -56,8 +77,19 @@ _BEARER = re.compile(
     r"(?P<secret>(?=[A-Za-z._~+/=-]{0,40}\d)[\w.~+/=-]{16,}+)"  # a long word has no digit
 )
 
-# Of a name such as package@1.2.3 the last part is no domain of letters.
-_E_MAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]++@[\w-]++(?:\.[\w-]++){0,20}\.(?:[^\W\d_]{2,}+|xn--[\w-]++)(?![\w-])")
+_VALUE = r"(?:(?!\[(?:key|secret)\]|\\[\"'`])[^\s\"'`])"  # a character of a secret, and of none that is known already
+_LABELLED = re.compile(
+    r"(?i:(?:(?<![^\W_])pass|pass(?:w(?:or[dt]|d)|phrase)|secret(?:[_-]?(?:access[_-]?)?key)?|token|api[_-]?key))"
+    r"[\\\"'`*]{0,2}\s{0,4}[:=]{1,2}[\s*]{0,4}[\\\"'`*]{0,2}"
+    r"(?![<{]|\$[{(]|[^\W\d][\w.]*+[(\[])"  # not of templates, calls and subscripts
+    rf"(?P<secret>(?:(?<=[\"'`])|(?=[^\s\d\"'`]{{0,60}}?(?:\d|[!#$%&@^]\w))){_VALUE}{{8,}}+)"  # nor names, unquoted
+)
+_URL_PASSWORD = re.compile(rf"(?<=\w)://[^\s/@:\"'`]{{0,100}}:(?P<secret>(?:(?!/){_VALUE}){{1,200}})@(?=[\w\[])")
+
+# Of a name such as package@1.2.3 the last part is no domain of letters; file@2x.png is a picture for dense screens.
+_E_MAIL = re.compile(
+    r"(?<![\w.%+-])[\w.%+-]++@(?![\d.]{1,3}x\.)[\w-]++(?:\.[\w-]++){0,20}\.(?:[^\W\d_]{2,}+|xn--[\w-]++)(?![\w-])"
+)
 
 _CARD = re.compile(
     r"(?<![\w.])(?:\d{14,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,4}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{4,5})(?!\w|[.-]\d)"
@@ -69,17 +101,24 @@ _BRAND = re.compile(
 )
 
 _IP_V4 = re.compile(
-    r"(?<![\w.-])(?<![=~<>^!]=)(?<![Vv]ersion )(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\w)"  # not of versions
+    r"(?<![\w.])(?:(?<!-)|(?<=\.\d-)|(?<=\.\d\d-)|(?<=\.\d\d\d-))"  # alone, or the end of a range
+    r"(?<![=~<>^!]=)(?<![Vv]ersion )(?:\d{1,3}\.){3}\d{1,3}"  # not of versions
+    r"(?!\w|\.\w|-(?!(?:\d{1,3}\.){3}\d|\d{2,3}(?![\w.-])))"
 )
 # An address in use begins with four digits of 16; slices (1::2) and names (a::b) do not.
 _IP_V6 = re.compile(r"(?<![\w:.])(?i:[\da-f]{4}(?::[\da-f]{0,4}){2,7})(?<!\w:)(?!\w|::|:\w)")
 
+_NOT_IN_IBAN = r"(?<!\d{4} )(?<![A-Z]{2}\d\d )(?<![A-Z]{2}\d\d [A-Z]{4} )"
 _PHONE = re.compile(
     r"(?<![\w+])\+(?!\d{1,20}\.\d{1,20}(?![\d.])|\d{4}-\d\d-)[1-9](?:[ ()./-]{0,3}\d){7,14}(?!\w)"  # not +1.2345678
-    r"|(?<![\w.+-])00[1-9]\d{0,2}(?:[ ()/.-]{1,3}\d{2,14}){1,6}(?!\w)"
-    r"|(?<![\w.-])(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])\d{3}[ .-]\d{4}(?![\w-]|\.\d)"  # North America
-    r"|(?<![\w./:-])\(?0(?!\d([./-])\d\d\1\d{4})[1-9]\d{0,4}\)?(?:[ /-]{1,3}\d{2,14}){1,6}(?![\w-]|[. ]\d)"  # not dates
+    r"|(?<![\w./:-])(?<!\d )(?:0|0033[ .-]?)[1-9](?:[ .-]\d\d){4}(?![\w-]|[. ]\d)"  # France
+    rf"|(?<![\w.+-]){_NOT_IN_IBAN}00[1-9]\d{{0,2}}(?:[ ()/.-]{{1,3}}\d{{2,14}}){{1,6}}(?!\w)"
+    r"|(?<![\w.-])(?:1[ .-]\(?[2-9]\d\d\)?[ .-]|\([2-9]\d\d\) ?|[2-9]\d\d[.-])\d{3}[ .-]\d{4}(?![\w-]|\.\d)"  # USA …
+    r"|(?<![\w.-])(?<!\d )[2-9](?!00)\d\d [2-9](?!00)\d\d[ -]\d{4}(?![\w-]|[. ]\d)"  # and no round numbers in a row
+    rf"|(?<![\w./:-]){_NOT_IN_IBAN}\(?0(?!\d([./-])\d\d\1\d{{4}})[1-9]\d{{0,4}}\)?"  # not dates
+    r"(?:[ /-]{1,3}\d{2,14}){1,6}(?![\w-]|[. ]\d)"
 )
+_FRENCH = re.compile(r"(?:0|0033\D?)[1-9](?:\D\d\d){4}")
 
 
 def _is_card(text: str) -> bool:
@@ -106,14 +145,21 @@ def _is_address(text: str) -> bool:
 
 
 def _is_phone(text: str) -> bool:
-    n_digits = sum(map(str.isdecimal, text))
-    return 8 <= n_digits <= 15 if text[0] == "+" else 9 <= n_digits <= 15
+    """Return whether a number is as long as those of phones are, and no row of a table."""
+    groups = re.findall(r"\d+", text)
+    n_digits = sum(map(len, groups))
+    if text[0] == "+":
+        return 8 <= n_digits <= 15
+    is_row = max(map(len, groups[1:])) < 3 or (len(groups) > 3 and len(set(map(len, groups))) == 1)
+    return 9 <= n_digits <= 15 and (not is_row or _FRENCH.fullmatch(text) is not None)
 
 
 RULES = (
     Rule("key", _PRIVATE_KEY),
     Rule("key", _MAKERS_KEY),
     Rule("key", _BEARER),
+    Rule("secret", _LABELLED),
+    Rule("secret", _URL_PASSWORD),
     Rule("e-mail", _E_MAIL),
     Rule("card", _CARD, _is_card),
     Rule("ip", _IP_V4, _is_address),
@@ -123,24 +169,44 @@ RULES = (
 
 
 def redact(conversation: ArchivedConversation, counts: Counts) -> ArchivedConversation:
-    """Return a conversation without secrets in any of its texts, and without the token ids that spell those."""
-    titled = _redact_fields(conversation, ("title", "system_prompt", "params"), counts)
-    messages = [_redact_message(message, counts) for message in conversation["messages"]]
-    return {**titled, "messages": messages}  # type: ignore[typeddict-item]
+    """Return a conversation without secrets in any of its texts, and without the token ids that spell those.
+
+    A title made of the first exchange has pieces of secrets that no pattern knows: it is made anew.
+    """
+    redacted = _redact_fields(conversation, ("system_prompt", "params"), counts)
+    redacted["messages"] = [_redact_message(message, counts) for message in conversation["messages"]]
+    if conversation["title_source"] in ("first_message", "keywords"):
+        redacted["title"] = _make_title(redacted["messages"], with_reply=conversation["title_source"] == "keywords")
+    else:
+        redacted["title"] = _redact_value(conversation["title"], counts)
+    return redacted  # type: ignore[return-value]
 
 
 def redact_text(text: str, counts: Counts) -> str:
     """Return a text with the kinds of its secrets in their places."""
     for rule in RULES:
-
-        def replace(match: re.Match[str], rule: Rule = rule) -> str:
-            if not rule.accepts(match[0]):
-                return match[0]
-            counts[rule.kind] += 1
-            return match[0].removesuffix(match.groupdict().get("secret", match[0])) + f"[{rule.kind}]"
-
-        text = rule.pattern.sub(replace, text)
+        text = _apply(rule, text, counts)
     return text
+
+
+def _apply(rule: Rule, text: str, counts: Counts) -> str:
+    pieces, end = [], 0
+    for match in rule.pattern.finditer(text.translate(_PLAIN_SIGNS)):  # as long as the text: places are the same
+        if rule.accepts(match[0]):
+            start, stop = match.span("secret" if "secret" in rule.pattern.groupindex else 0)
+            pieces += [text[end:start], f"[{rule.kind}]"]
+            end = stop
+            counts[rule.kind] += 1
+    return "".join([*pieces, text[end:]])
+
+
+def _make_title(messages: Sequence[Mapping[str, Any]], *, with_reply: bool) -> str | None:
+    question = next((message for message in messages if message["role"] == "user"), None)
+    if question is None:
+        return None
+    replies = (message["content"] for message in messages if message["parent_id"] == question["id"])
+    title = keyword_title(question["content"], next(replies, "")) if with_reply else None
+    return title or make_title(question["content"])
 
 
 def describe_counts(counts: Counts) -> str:

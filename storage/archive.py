@@ -74,10 +74,11 @@ class Import:
         self._session = session
         self._owner_id = owner_id
 
-    def knows(self, digest: str) -> bool:
-        """Whether the owner has a conversation that was imported with a digest."""
+    def imported(self, digest: str) -> Row | None:
+        """Return the row of the owner's conversation that was imported with a digest, if there is one."""
         own = (Conversation.owner_id == self._owner_id, Conversation.import_digest == digest)
-        return bool(self._session.scalar(select(exists().where(*own))))
+        row = self._session.execute(select(Conversation.__table__).where(*own)).mappings().first()
+        return None if row is None else dict(row)
 
     def tree(self, conversation_id: str) -> Tree | None:
         """Return the owner's conversation of an id, wherever it is kept, if there is one."""

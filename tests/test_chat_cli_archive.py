@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +16,7 @@ from chat.cli.archive import describe, export_conversations, find_write, import_
 from chat.data_folder import open_database
 from chat.errors import NothingSelected, Unreadable
 from chat.formats import parley as parley_format
-from chat.formats.archive import from_tree
+from chat.formats.archive import ArchivedConversation, from_tree
 from chat.formats.table import FORMATS, find_format
 from chat.imports import ImportReport
 from chat.settings import SettingsError
@@ -121,6 +121,14 @@ def test_conversations_are_selected_by_id_channel_date_and_rating(data: Path, st
         ({"channel": "fax"}, "--channel: expected one of ui, widget, api, import, terminal, got 'fax'"),
         ({"since": "yesterday"}, "--since: expected a date such as 2026-01-31, got 'yesterday'"),
         ({"until": "2026-02-30"}, "--until: expected a date such as 2026-01-31, got '2026-02-30'"),
+        (
+            {"since": "0001-01-01T00:00:00+14:00"},
+            "--since: expected a date such as 2026-01-31, got '0001-01-01T00:00:00+14:00'",
+        ),
+        (
+            {"until": "9999-12-31T23:59:59-14:00"},
+            "--until: expected a date such as 2026-01-31, got '9999-12-31T23:59:59-14:00'",
+        ),
         ({"rating": 5}, "--rating: expected 1 or -1, got 5"),
     ],
 )
@@ -144,6 +152,27 @@ def test_a_file_that_is_there_is_not_written_over(data: Path, tmp_path: Path) ->
     with open_archive(data) as archive, pytest.raises(SettingsError, match="mine.txt is there already"):
         export_conversations(archive, "local", Selection(), find_format("text").write, output)
     assert output.read_text() == "mine"
+
+
+def test_a_file_that_appears_meanwhile_and_one_named_part_are_left_alone(data: Path, tmp_path: Path) -> None:
+    output, part = tmp_path / "out.txt", tmp_path / "out.txt.part"
+    part.write_text("mine")
+
+    def write(conversations: Iterable[ArchivedConversation]) -> Iterator[bytes]:
+        output.write_text("theirs")
+        yield b"ours"
+
+    before = {*tmp_path.iterdir()}
+    with open_archive(data) as archive, pytest.raises(SettingsError, match="out.txt is there already"):
+        export_conversations(archive, "local", Selection(), write, output)
+    assert (output.read_text(), part.read_text()) == ("theirs", "mine")
+    assert {*tmp_path.iterdir()} == before | {output}
+
+
+def test_an_export_without_anything_says_so(data: Path) -> None:
+    exported = parley("export", "--data", str(data), "--all", "--format", "preferences_trl")
+    assert (exported.returncode, exported.stdout) == (0, "")
+    assert exported.stderr == "The selected conversations have nothing that the format preferences_trl takes.\n"
 
 
 def test_an_export_that_fails_leaves_no_file(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +266,7 @@ def test_what_is_redacted_is_counted_on_stderr(data: Path, store: ConversationSt
     exported = parley("export", "--data", str(data), "--query", "yours", "--redact", "--format", "text")
     assert "Is [e-mail] yours, or [e-mail]?" in exported.stdout
     assert "example.com" not in exported.stdout
-    assert exported.stderr == "Redacted: 4 e-mail.\n"  # the title has them too
+    assert exported.stderr == "Redacted: 2 e-mail.\n"  # the title, made anew, is not counted
 
 
 def test_a_chain_is_verified_and_imported(data: Path, tmp_path: Path) -> None:

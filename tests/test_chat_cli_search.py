@@ -52,3 +52,44 @@ def test_what_is_imported_is_found(database: Database, chat: str) -> None:
     found = SearchStore(database).search("bob", "fjord")
     assert [hit.role for hit in found] == [None, "user"]
     assert {hit.conversation_id for hit in found} != {chat}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--role", "user"),
+        ("--model", "another"),
+        ("--channel", "api"),
+        ("--since", "2999-01-01"),
+        ("--until", "2000-01-01"),
+        ("--rating", "1"),
+        ("--pinned",),
+        ("--archived",),
+    ],
+)
+def test_a_flag_leaves_out_what_is_not_so(tmp_path: Path, chat: str, flags: tuple[str, ...]) -> None:
+    assert search(tmp_path, "valley", *flags) == ""
+
+
+def test_flags_together_leave_what_is_all_of_it(tmp_path: Path, chat: str) -> None:
+    flags = ("--role", "assistant", "--model", "m", "--channel", "ui", "--since", "2000-01-01", "--not-pinned")
+    assert "[valley]" in search(tmp_path, "valley", *flags, "--not-archived")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--role", "tool"),
+        ("--channel", "fax"),
+        ("--rating", "5"),
+        ("--since", "yesterday"),
+        ("--since", "0001-01-01T00:00:00+14:00"),
+        ("--until", "9999-12-31T23:59:59-14:00"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_one_line(tmp_path: Path, flag: str, value: str) -> None:
+    command = [sys.executable, str(ROOT / "app.py"), "search", "x", flag, value, "--data", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1)
+    assert flag in run.stderr
+    assert value in run.stderr

@@ -8,9 +8,10 @@ from archives import conversations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chat.errors import Unreadable
 from chat.formats import parley
-from chat.formats.archive import ArchivedConversation
-from chat.formats.chain import ChainBroken, ChainMissing, verify, write
+from chat.formats.archive import VERSION, ArchivedConversation
+from chat.formats.chain import ChainBroken, ChainMissing, _linked, verify, write
 
 SEVERAL = st.lists(conversations(), max_size=4)
 
@@ -82,3 +83,44 @@ CONVERSATION: ArchivedConversation = {
     "created_at": "2026-01-01T00:00:00.000000Z",
     "updated_at": "2026-01-01T00:00:00.000000Z",
 }
+
+
+def changed_lines() -> dict[str, list[bytes]]:
+    """Files of two conversations whose chain does not hold."""
+    lines = list(write([CONVERSATION, CONVERSATION]))
+    plain = [line.encode() for line in parley.write([CONVERSATION])]
+    forged = {"format": "parley", "version": VERSION, "previous": json.loads(lines[1])["hash"], "conversations": 7}
+    return {
+        "line 1: it was changed": [lines[0].replace(b'"pinned":false', b'"pinned":true'), *lines[1:]],
+        "line 2: it does not follow": [lines[0], *lines[2:]],
+        "line 3: the line that closes the chain is missing": lines[:2],
+        "line 3: it closes a chain of another number of conversations than 2": [*lines[:2], _linked(forged)[0]],
+        "line 2: it has a hash, and lines before it have none": [*plain, *lines],
+        "line 2: it has no hash": [lines[0], *plain, *lines[1:]],
+        "line 1: it has no hash": [json.dumps(json.loads(line)).encode() + b"\n" for line in lines],
+        "line 1: it ends in CRLF": [line[:-1] + b"\r\n" for line in lines],
+    }
+
+
+@pytest.mark.parametrize(("reason", "lines"), changed_lines().items())
+def test_a_chain_that_does_not_hold_is_not_read(reason: str, lines: list[bytes]) -> None:
+    with pytest.raises(Unreadable) as refused:
+        list(parley.read(line.decode() for line in lines))
+    assert str(refused.value).startswith(reason)
+    with pytest.raises(ChainBroken):
+        verify(lines)
+
+
+def test_a_file_of_which_some_lines_have_lost_their_hashes_is_broken() -> None:
+    lines = list(write([CONVERSATION, CONVERSATION]))
+    for changed in (
+        [_without_hash(lines[0]), *lines[1:]],
+        [lines[0], *map(_without_hash, lines[1:])],
+        list(map(_without_hash, lines)),
+    ):
+        with pytest.raises(ChainBroken, match="it has no hash at its end"):
+            verify(changed)
+
+
+def _without_hash(line: bytes) -> bytes:
+    return line.partition(b',"hash":')[0] + b"}\n"

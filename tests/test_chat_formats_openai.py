@@ -85,7 +85,7 @@ BAD = {
         '{"messages": [{"role": "king", "content": "x"}]}',
         "line 1: messages[0].role: expected user, assistant, system or tool, got 'king'",
     ),
-    "brackets": ("[" * 1_000_000, "line 1: expected JSON, found too many brackets in each other"),
+    "brackets": ("[" * 1_000_000, "line 1: expected JSON of at most 100 levels, found more brackets in each other"),
     "a lone surrogate": (r'{"messages": [{"role": "user", "content": "\ud800"}]}', "line 1: expected whole characters"),
 }
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from chat.errors import Unreadable
 from chat.formats import html, parley
 from chat.formats.archive import ArchivedConversation, digest, from_tree
+from chat.formats.json_text import NotJson, dump_json, load_json
 from chat.imports import Importer
 from storage.archive import ArchiveStore, Selection
 from storage.branches import BranchStore
@@ -243,6 +244,12 @@ BAD = {
     "a lone surrogate": (changed("conversation.title", "\ud800"), "expected whole characters, found half of one"),
     "a seed beyond 64 bits": (changed("conversation.messages.1.seed", 2**63), "messages.1.seed: input should be less"),
     "a negative count": (changed("conversation.messages.1.prompt_tokens", -1), "messages.1.prompt_tokens: input"),
+    "a count beyond 53 bits": (changed("conversation.messages.1.prompt_tokens", 2**53), "messages.1.prompt_tokens: i"),
+    "a number of a message beyond 31 bits": (changed("conversation.messages.1.seq", 2**31), "messages.1.seq: input"),
+    "a time of another form": (
+        changed("conversation.created_at", "today"),
+        r"created_at: string should match pattern '^\d{4}-\d\d-\d\dT",
+    ),
     "an empty id": (changed("conversation.id", ""), "id: string should have at least 1"),
 }
 
@@ -282,3 +289,36 @@ def test_an_archived_conversation_is_not_changed_by_its_import(archive: ArchiveS
     before = copy.deepcopy(conversation)
     Importer(archive).run("bob", [conversation])
     assert conversation == before
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("1e999", "expected numbers below 1.8e308, found 1e999"),
+        ("-1e999", "expected numbers below 1.8e308, found -1e999"),
+        ("[" * 101 + "]" * 101, "expected JSON of at most 100 levels"),
+        ('{"a":' * 970 + "1" + "}" * 970, "expected JSON of at most 100 levels"),
+    ],
+)
+def test_json_that_could_not_be_written_or_read_again_is_refused(value: str, reason: str) -> None:
+    with pytest.raises(Unreadable) as refused:
+        load_json(value, "line 1")
+    assert str(refused.value).startswith(f"line 1: {reason}")
+
+
+def test_a_hundred_levels_are_read() -> None:
+    assert load_json("[" * 100 + "1" + "]" * 100, "x")
+
+
+def test_a_number_that_is_not_finite_is_not_written() -> None:
+    with pytest.raises(NotJson):
+        dump_json({"a": float("inf")})
+
+
+def test_what_is_in_the_trash_is_said_to_be_there(archive: ArchiveStore, store: ConversationStore, chat: str) -> None:
+    written = lines(archive, "ada")
+    Importer(archive).run("bob", parley.read(written))
+    for owner_id in ("ada", "bob"):
+        [tree] = archive.trees(owner_id, EVERYTHING)
+        store.trash(owner_id, tree.conversation["id"])
+        assert Importer(archive).run(owner_id, parley.read(written)).skipped == ["A: it is in the trash"]

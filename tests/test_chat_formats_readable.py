@@ -106,7 +106,7 @@ def test_markdown_has_as_many_conversations_and_messages_as_are_shown(several: l
 
 
 def read_markdown(written: str) -> list[ArchivedConversation]:
-    return list(markdown.read(StringIO(written, newline="\n")))
+    return list(markdown.read(StringIO(written, newline="\n"), []))
 
 
 # Lines that look like what is written around texts, and what escapes them
@@ -123,7 +123,7 @@ def test_what_markdown_shows_comes_back(several: list[ArchivedConversation], dat
         for message in each["messages"]:
             message["content"] = data.draw(HOSTILE)
             message["model"] = data.draw(st.none() | HOSTILE) or None
-    for each, read in zip(several, read_markdown("".join(markdown.write(several))), strict=True):
+    for each, read in zip(filter(shown_path, several), read_markdown("".join(markdown.write(several))), strict=True):
         values = ("id", "title", "created_at", "updated_at", "model", "system_prompt")
         assert [read[name] for name in values] == [each[name] for name in values]  # type: ignore[literal-required]
         shown = ("id", "role", "content", "created_at", "status", "model")
@@ -233,3 +233,10 @@ def test_other_texts_stay_as_they_are() -> None:
     for harmless in ("1-1", "a=b", "", 'Hello, "you"', "two\nlines"):
         [row] = rows("".join(csv_format.write([conversation(harmless)])))
         assert row["content"] == harmless
+
+
+def test_markdown_without_messages_is_left_out_and_reported() -> None:
+    skipped: list[str] = []
+    written = "".join(markdown.write([conversation(), conversation("Hi")]))
+    assert len(list(markdown.read(StringIO(written, newline="\n"), skipped))) == 1
+    assert skipped == ["Hello: left out, since it has no messages (1)"]

@@ -67,7 +67,7 @@ def test_lines_of_openai_are_read_one_by_one(file: Path) -> None:
         (b"text", "document: expected JSON"),
         (b"[1]", "document: expected conversations of"),
         (b'[{"a": 1}]', "document: expected conversations of"),
-        (b"[" * 100_000, "document: expected JSON, found too many brackets"),
+        (b"[" * 100_000, "document: expected JSON of at most 100 levels, found more"),
         (b"\x89PNG\r\n", "expected UTF-8, found byte 0x89"),
         (b"PK\x05\x06" + bytes(18), "zip: expected a file of conversations in the zip file, found none"),
         (b"---\ntitle\n", "conversation 1: expected a header between two lines ---"),

@@ -37,9 +37,10 @@ def spoken(conversation: ArchivedConversation) -> list[tuple[str, str]]:
 def test_the_shown_branch_comes_back(conversation: ArchivedConversation) -> None:
     said = spoken(conversation)
     came = read(json.loads("".join(sharegpt.write([conversation]))))
+    has_messages = [role for role, _ in said] not in ([], ["system"])
     if said[:1] == [("system", "")]:  # which is no system prompt
         said = said[1:]
-    assert [spoken(back) for back in came] == ([said] if [role for role, _ in said] not in ([], ["system"]) else [])
+    assert [spoken(back) for back in came] == ([said] if has_messages else [])
     assert [back["id"] for back in came] in ([], [conversation["id"]])
 
 

@@ -19,7 +19,7 @@ from chat.errors import Unreadable
 from chat.formats import chatgpt, parley, zip_file
 from chat.formats.archive import ArchivedConversation
 from chat.formats.table import find_format
-from chat.formats.zip_file import read_zip, write_zip
+from chat.formats.zip_file import read_zip, unpacking, write_zip
 
 EXPORT = (Path(__file__).parent / "data" / "chatgpt_export.json").read_bytes()
 
@@ -33,7 +33,11 @@ def zipped(entries: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
 
 
 def read(content: bytes) -> list[tuple[str, str]]:
-    return list(read_zip(io.BytesIO(content), "export.zip"))
+    texts = []
+    for place, text in read_zip(io.BytesIO(content), "export.zip"):
+        with unpacking(place):
+            texts.append((place, text.read(2**20)))  # no more than that is taken into memory
+    return texts
 
 
 @pytest.mark.parametrize("folder", ["", "export/", "2024-01-01 ….export/"])
@@ -75,29 +79,39 @@ def test_a_zip_without_a_file_of_conversations_is_refused(name: str) -> None:
         read(zipped({name: b"[]"}))
 
 
-def test_a_bomb_is_refused_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zip_file, "MAX_UNPACKED_BYTES", 2**20)
-    bomb = zipped({"conversations.json": bytes(64 * 2**20)})
+def test_a_bomb_is_refused_before_anything_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zip_file, "MAX_TOTAL_BYTES", 2**20)
+    bombs = [zipped({"a.json": bytes(2**20 + 1)}), zipped({f"{name}.json": bytes(2**18) for name in "abcde"})]
+    monkeypatch.setattr(zipfile.ZipFile, "open", None)
+    for bomb in bombs:
+        with pytest.raises(Unreadable, match="expected at most 1,048,576 bytes of conversations in all, found more"):
+            read(bomb)
+
+
+def test_as_many_bytes_as_may_be_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zip_file, "MAX_TOTAL_BYTES", 2**20)
+    assert len(read(zipped({f"{name}.json": bytes(2**18) for name in "abcd"}))) == 4
+
+
+def test_a_size_that_is_a_lie_is_refused_before_it_fills_the_memory() -> None:
+    size = 64 * 2**20 + 12_345
+    content = zipped({"conversations.json": bytes(size)}).replace(size.to_bytes(4, "little"), b"\x05\0\0\0")
     tracemalloc.start()
-    with pytest.raises(Unreadable, match="expected at most 1,048,576 bytes of conversations, found more"):
-        read(bomb)
+    with pytest.raises(Unreadable, match="expected a zip file that can be unpacked"):
+        read(content)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * 2**20
 
 
-def test_many_small_bombs_count_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zip_file, "MAX_TOTAL_BYTES", 2**20)
-    files = {f"conversations-{number:03}.json": b" " * 2**18 for number in range(5)}
-    assert len(read(zipped(dict(list(files.items())[:4])))) == 4
-    with pytest.raises(Unreadable, match="expected at most 1,048,576 bytes of conversations in all, found more"):
-        read(zipped(files))
-
-
-def test_a_size_that_is_a_lie_is_refused() -> None:
-    content = zipped({"conversations.json": b" " * 5_000}).replace((5_000).to_bytes(4, "little"), b"\x05\0\0\0")
-    with pytest.raises(Unreadable, match="expected a zip file that can be unpacked"):
-        read(content)
+def test_an_entry_is_read_line_by_line() -> None:
+    content = zipped({"a.jsonl": (b" " * 1_000 + b"\n") * 2**16})
+    tracemalloc.start()
+    [n_lines] = [sum(1 for _ in text) for _, text in read_zip(io.BytesIO(content), "export.zip")]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n_lines == 2**16
+    assert peak < 8 * 2**20
 
 
 def test_broken_utf_8_is_refused() -> None:

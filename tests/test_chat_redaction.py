@@ -1,6 +1,7 @@
 """What names or unlocks somebody leaves a conversation; what only looks so stays; and no text takes long."""
 
 import json
+import re
 import time
 
 import pytest
@@ -10,20 +11,39 @@ from hypothesis import strategies as st
 
 from chat.formats.archive import ArchivedConversation, check
 from chat.redaction import Counts, describe_counts, redact, redact_text
+from chat.titles import keyword_title, make_title
+from storage.tables import TitleSource
 
 SECRETS = [
     ("Write to ada.lovelace+x@mail.example.com.", "Write to [e-mail]."),
     ("<bob@example.org>, 'eve@example.co.uk'", "<[e-mail]>, '[e-mail]'"),
     ("mailto:jürgen@müller.de", "mailto:[e-mail]"),
-    ("https://user:pass@host.example.com/", "https://user:[e-mail]/"),
+    ("https://user:pass@host.example.com/", "https://user:[secret]@host.example.com/"),
+    (
+        "postgres://me:hunter2@db:5432/x, redis://:p@ss:w0rd@10.0.0.12",
+        "postgres://me:[secret]@db:5432/x, redis://:[secret]@[ip]",
+    ),
+    ("AWS_SECRET_ACCESS_KEY=" + "wJalrXUtnFEMI/K7MDENG+bPx", "AWS_SECRET_ACCESS_KEY=[secret]"),
+    ("password: hunter2Secret! and more", "password: [secret] and more"),
+    ("api_key = 'abcdefgh-ijkl'", "api_key = '[secret]'"),
+    ('{"dbPassword": "correct-horse", "n": 1}', '{"dbPassword": "[secret]", "n": 1}'),
+    (r"{\"client_secret\":\"correct-horse\"}", r"{\"client_secret\":\"[secret]\"}"),
+    ("DB_PASS=hunter2Secret!\n**Passwort:** `abcdefgh`", "DB_PASS=[secret]\n**Passwort:** `[secret]`"),
     ("me@example.com.2 of them", "[e-mail].2 of them"),
     ("Call +49 (0)30 1234-5678 or +14155550123!", "Call [phone] or [phone]!"),
     ("(415) 555-0123, 415.555.0123, 1-415-555-0123", "[phone], [phone], [phone]"),
     ("030 12345678; 0171/2345678; 01 23 45 67 89; 020 7946 0958", "[phone]; [phone]; [phone]; [phone]"),
-    ("0049 30 1234567", "[phone]"),
+    ("0049 30 1234567, 0033 6 12 34 56 78", "[phone], [phone]"),
+    ("06.12.34.56.78, 06 12 34 56 78. 415 555 0123", "[phone], [phone]. [phone]"),
+    ("+49\u00a030\u00a01234567 or 030\u202f12345678", "[phone] or [phone]"),
+    ("\u0660\u0663\u0660 \u0661\u0662\u0663\u0664\u0665\u0666\u0667\u0668", "[phone]"),
+    ("Call me\u2014030 1234567\u2014or 0171\u201323456789", "Call me\u2014[phone]\u2014or [phone]"),
+    ("4111\u00a01111\u00a01111\u00a01111, 4111\u20131111\u20131111\u20131111", "[card], [card]"),
+    ("\u00e9\u3000\u0664111 1111 1111 1111\u00a0\u2013", "\u00e9\u3000[card]\u00a0\u2013"),
     ("4111 1111 1111 1111", "[card]"),
     ("5555-5555-5555-4444, 378282246310005, 3782 822463 10005.", "[card], [card], [card]."),
     ("from 203.0.113.7:443 and 192.168.178.20", "from [ip]:443 and [ip]"),
+    ("192.168.10.1-192.168.10.99, 10.0.0.10\u201310.0.0.20, 10.0.0.10-20", "[ip]-[ip], [ip]\u2013[ip], [ip]-20"),
     ("http://[2001:db8::1]:80/ and fe80::1ff:fe23:4567:890a%eth0", "http://[[ip]]:80/ and [ip]%eth0"),
     ("2001:4860:4860::8888: unreachable", "[ip]: unreachable"),
     ("2001:0db8:85a3:0000:0000:8a2e:0370:7334.", "[ip]."),
@@ -66,6 +86,12 @@ def test_secrets_become_their_kinds(text: str, redacted: str) -> None:
         "4111 1111 1111 1112 is no card, 6 x 7 = 42",
         "123e4567-e89b-12d3-a456-426614174000, 9f86d081884c7d659a2feaa0c55ad015",
         "01 02 03 04 05 06 07 08 09 0a 0b, 00 11 22 33 44 55 66 77 88 99",
+        "01 02 03 04 05 06, matrix 011 022 033 044, 200 300 4000",
+        "file@2x.png, icon@1.5x.webp",
+        "DE89 3704 0044 0532 0130 00, DE89 0704 0044 0532 0130 00, NL91 ABNA 0417 1643 00",
+        "token = get_token2(), password: str, password: Optional[str2], token = tokens[i + 12345], secret = a.b.secret",
+        "api_key=${API_KEY_2}, token: {{ token_2 }}, <token=<your_token_1>, compass: 12345678, max_tokens=12345678",
+        "if token == expected_token: password = input_text, http://host:8080/a@b",
         "+2026-01-31 10:20 in a diff",
         "sk-circle-fade-dot-animation, task-1234, risk-adjusted-2026-returns-of-all",
         "bearer internationalization, the bearer of this letter",
@@ -80,10 +106,44 @@ def test_what_looks_alike_stays(text: str) -> None:
     assert not counts
 
 
+@pytest.mark.parametrize("title_source", ["keywords", "first_message"])
+@pytest.mark.parametrize(("text", "redacted"), SECRETS, ids=lambda text: text[:20])
+def test_no_piece_of_a_secret_is_in_the_title(text: str, redacted: str, title_source: TitleSource) -> None:
+    title = keyword_title(text, text) if title_source == "keywords" else make_title(text)
+    conversation = make_conversation(text, title=title, title_source=title_source)
+    written = json.dumps(redact(conversation, Counts()), ensure_ascii=False)
+    kept = re.escape(redacted)
+    found = re.fullmatch(re.sub(r"\\\[(?:e\\-mail|phone|card|ip|key|secret)\\\]", "(.+?)", kept), text, re.DOTALL)
+    assert found
+    for secret in found.groups():
+        assert not [secret[i : i + 6] for i in range(len(secret) - 5) if secret[i : i + 6] in written]
+
+
+def test_a_title_is_made_anew_of_the_redacted_exchange() -> None:
+    text = "Please write a letter to bob@example.com about gardening"
+    conversation = make_conversation(text, title="letter bob@example.com gardening", title_source="keywords")
+    assert redact(conversation, Counts())["title"] == keyword_title(text.replace("bob@example.com", "[e-mail]"), "")
+    conversation["title_source"] = "first_message"
+    assert redact(conversation, Counts())["title"] == "Please write a letter to [e-mail] about…"
+    conversation["title_source"] = "user"
+    assert redact(conversation, Counts())["title"] == "letter [e-mail] gardening"
+
+
 def test_all_texts_of_a_conversation_are_redacted_and_token_ids_go() -> None:
     mail = "bob@example.com"
+    counts = Counts()
+    redacted = redact(make_conversation(mail, title=mail, title_source=None), counts)
+    assert mail not in json.dumps(redacted)
+    assert redacted["messages"][0]["content"] == "[e-mail]"
+    assert [redacted["messages"][0][name] for name in ("token_ids", "prompt_shared", "prompt_ids")] == [None] * 3
+    assert describe_counts(counts) == "Redacted: 9 e-mail."
+
+
+def make_conversation(text: str, *, title: str | None, title_source: TitleSource | None) -> ArchivedConversation:
+    """A conversation of one message; an e-mail address is wherever texts are."""
+    mail = "bob@example.com"
     message = {
-        **{"id": "m", "parent_id": None, "seq": 1, "role": "user", "content": mail, "origin": "written"},
+        **{"id": "m", "parent_id": None, "seq": 1, "role": "user", "content": text, "origin": "written"},
         **{"origin_id": None, "status": "error", "finish_reason": None, "error": mail, "model": "m"},
         **{"model_digest": None, "params": {"stop": [mail, {"a": mail}]}, "seed": 1, "token_ids": [1]},
         **{"prompt_shared": 1, "prompt_ids": [1], "ledger": {"recap": mail}, "prompt_tokens": 1},
@@ -98,17 +158,12 @@ def test_all_texts_of_a_conversation_are_redacted_and_token_ids_go() -> None:
         },
     }
     conversation = {
-        **{"id": "c", "channel": "ui", "site_id": None, "title": mail, "title_source": None, "preset": None},
+        **{"id": "c", "channel": "ui", "site_id": None, "title": title, "title_source": title_source, "preset": None},
         **{"system_prompt": mail, "recap": False, "params": {mail: 1}, "model": "m", "active_leaf_id": "m"},
         **{"pinned": False, "archived": False, "messages": [message]},
         **dict.fromkeys(("created_at", "updated_at"), "2026-01-01T00:00:00.000000Z"),
     }
-    counts = Counts()
-    redacted = redact(check(conversation, "c"), counts)
-    assert mail not in json.dumps(redacted)
-    assert redacted["messages"][0]["content"] == "[e-mail]"
-    assert [redacted["messages"][0][name] for name in ("token_ids", "prompt_shared", "prompt_ids")] == [None] * 3  # type: ignore[literal-required]
-    assert describe_counts(counts) == "Redacted: 9 e-mail."
+    return check(conversation, "c")
 
 
 @given(conversation=conversations())

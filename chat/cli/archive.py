@@ -5,9 +5,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Annotated, BinaryIO
 
 import typer
@@ -20,6 +20,8 @@ from chat.cli.flags import (
     SinceFlag,
     UntilFlag,
     check_channel,
+    check_rating,
+    parse_date,
     takes_settings,
 )
 from chat.cli.progress import progress_bar
@@ -47,6 +49,11 @@ RedactFlag = Annotated[
 ChainFlag = Annotated[bool, typer.Option("--chain", help="With hashes, by which `parley verify` finds any change.")]
 ZipFlag = Annotated[bool, typer.Option("--zip", help="A zip file with a file for each conversation.")]
 
+READABLE = (
+    "Exports of Parley (parley, html, markdown), ChatGPT and Open WebUI, training data of ShareGPT and OpenAI, "
+    "or zip files of those."
+)
+
 
 @takes_settings("data")
 def export(
@@ -72,15 +79,16 @@ def export(
     with open_database(settings.data) as database:
         if query is not None:
             selection = narrow(selection, SearchStore(database), LOCAL_OWNER, query)
-        export_conversations(ArchiveStore(database), LOCAL_OWNER, selection, write, output, redacted=counts)
+        archive = ArchiveStore(database)
+        n_bytes = export_conversations(archive, LOCAL_OWNER, selection, write, output, redacted=counts)
+    if not n_bytes:
+        typer.echo(f"The selected conversations have nothing that the format {format_name} takes.", err=True)
     if counts is not None:
         typer.echo(describe_counts(counts), err=True)
 
 
 @takes_settings("data")
-def import_(
-    settings: Settings, files: Annotated[list[Path], typer.Argument(help="What `parley export` wrote.")]
-) -> None:
+def import_(settings: Settings, files: Annotated[list[Path], typer.Argument(help=READABLE)]) -> None:
     """Take conversations in from files: each once, each file as a whole or not at all."""
     with lock_data(settings.data), open_database(settings.data) as database:
         for path in files:
@@ -124,29 +132,16 @@ def select(
     rating: int | None,
 ) -> Selection:
     """Return what flags select; raises SettingsError."""
-    if rating not in (None, 1, -1):
-        raise SettingsError(f"--rating: expected 1 or -1, got {rating}")
     is_filtered = any(value is not None for value in (channel, since, until, rating))
     if not (ids or everything or is_filtered):
         raise SettingsError("export: expected the id of a conversation, --all, or a flag that selects some, got none")
     return Selection(
         ids=ids or None,
         channel=check_channel(channel),
-        since=_parse_date("--since", since),
-        until=_parse_date("--until", until),
-        rating=rating,
+        since=parse_date("--since", since),
+        until=parse_date("--until", until),
+        rating=check_rating(rating),
     )
-
-
-def _parse_date(flag: str, text: str | None) -> datetime | None:
-    """Return the moment of a date or time as ISO 8601 writes it, in UTC if it names no zone; raises SettingsError."""
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise SettingsError(f"{flag}: expected a date such as 2026-01-31, got {text!r}") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def export_conversations(
@@ -157,10 +152,11 @@ def export_conversations(
     output: Path | None,
     *,
     redacted: Counts | None = None,
-) -> None:
+) -> int:
     """Write the selected conversations to a new file, or to stdout; redacted, if what that takes out is to be counted.
 
-    Raises ConversationNotFound, NothingSelected, SettingsError for a file that is there already, OSError.
+    Returns how many bytes it wrote: none where the format has nothing to write of them. Raises ConversationNotFound,
+    NothingSelected, SettingsError for a file that is there already, OSError.
     """
     ids = archive.ids(owner_id, selection)
     for missing in set(selection.ids or ()) - set(ids):
@@ -171,8 +167,7 @@ def export_conversations(
         conversations = _counted(archive.trees(owner_id, selection), len(ids), progress if output else _quiet)
         if redacted is not None:
             conversations = (redact(conversation, redacted) for conversation in conversations)
-        for piece in write(conversations):
-            file.write(piece)
+        return sum(file.write(piece) for piece in write(conversations))
 
 
 def import_file(archive: ArchiveStore, owner_id: str, path: Path) -> ImportReport:
@@ -212,17 +207,25 @@ def _seen(conversations: Iterator[ArchivedConversation], progress: Progress) -> 
 
 @contextmanager
 def _open(output: Path | None) -> Iterator[BinaryIO]:
-    """Open a new file, which gets its name once it is whole; or stdout."""
+    """Open a new file, which gets its name once it is whole; or stdout.
+
+    Raises SettingsError for a name that is taken, at the beginning or only at the end.
+    """
     if output is None:
         yield sys.stdout.buffer
         sys.stdout.flush()
         return
+    taken = SettingsError(f"--output: expected a new file, but {output} is there already.")
     if output.exists():
-        raise SettingsError(f"--output: expected a new file, but {output} is there already.")
-    part = output.with_name(f"{output.name}.part")
+        raise taken
+    part = output.with_name(f".parley-{token_hex(8)}.part")
     try:
-        with part.open("wb") as file:
+        with part.open("xb") as file:
             yield file
+        try:
+            output.open("xb").close()  # so that nobody else can take the name; some file systems have no links
+        except FileExistsError:
+            raise taken from None
         part.replace(output)
     finally:
         part.unlink(missing_ok=True)

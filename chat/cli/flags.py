@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import fields, replace
+from datetime import UTC, datetime
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -15,7 +16,7 @@ from chat.params import from_json
 from chat.presets import PRESETS
 from chat.settings import SettingsError, load_settings
 from model.sampling_params import SamplingParams
-from storage.tables import Channel
+from storage.tables import Channel, Role
 
 SETTINGS_FLAGS: dict[str, Any] = {
     "data": Annotated[Path | None, typer.Option(help="The folder of everything that is kept.")],
@@ -65,9 +66,9 @@ FormatFlag = Annotated[
 ]
 OutputFlag = Annotated[Path | None, typer.Option("--output", "-o", help="A new file; without it, stdout.")]
 ChannelFlag = Annotated[str | None, typer.Option("--channel", help="Only those of ui, widget, api, import, terminal.")]
-SinceFlag = Annotated[str | None, typer.Option("--since", metavar="DATE", help="Only those changed from then on.")]
-UntilFlag = Annotated[str | None, typer.Option("--until", metavar="DATE", help="Only those changed before.")]
-RatingFlag = Annotated[int | None, typer.Option("--rating", help="Only those with a reply rated 1 or -1.")]
+SinceFlag = Annotated[str | None, typer.Option("--since", metavar="DATE", help="Only those from then on.")]
+UntilFlag = Annotated[str | None, typer.Option("--until", metavar="DATE", help="Only those before.")]
+RatingFlag = Annotated[int | None, typer.Option("--rating", help="Only what is rated 1 or -1.")]
 
 Overrides = dict[str, Any]  # fields of SamplingParams
 OWN_FLAGS = {"temperature": "--temperature", "max_tokens": "--max-tokens", "seed": "--seed"}
@@ -104,6 +105,31 @@ def sampling_overrides(
         overrides |= _parse(text)
     override(SamplingParams(), overrides)
     return overrides
+
+
+def parse_date(flag: str, text: str | None) -> datetime | None:
+    """Return the moment of a date or time as ISO 8601 writes it, in UTC if it names no zone; raises SettingsError."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter for a time that UTC has no year for
+        raise SettingsError(f"{flag}: expected a date such as 2026-01-31, got {text!r}") from None
+
+
+def check_rating(rating: int | None) -> int | None:
+    """Return the rating that a flag names, if it names one; raises SettingsError."""
+    if rating not in (None, 1, -1):
+        raise SettingsError(f"--rating: expected 1 or -1, got {rating}")
+    return rating
+
+
+def check_role(role: str | None) -> Role | None:
+    """Return the role that a flag names, if it names one; raises SettingsError."""
+    if role is not None and role not in get_args(Role):
+        raise SettingsError(f"--role: expected one of {', '.join(get_args(Role))}, got {role!r}")
+    return cast(Role | None, role)
 
 
 def check_channel(channel: str | None) -> Channel | None:

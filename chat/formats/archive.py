@@ -17,6 +17,9 @@ from storage.archive import Row, Tree
 from storage.ledgers import rename_in_ledger
 from storage.tables import Channel, FinalStatus, FinishReason, JsonObject, Origin, Role, TitleSource
 
+VERSION = 2
+"""Of the schema."""
+
 
 def _check_time(text: str) -> str:
     datetime.fromisoformat(text)
@@ -24,7 +27,7 @@ def _check_time(text: str) -> str:
 
 
 Id = Annotated[str, Field(min_length=1, max_length=200)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]  # whole in every reader of JSON, and with room for sums in the database
 Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"), AfterValidator(_check_time)]
 
 
@@ -48,7 +51,7 @@ class ArchivedMessage(TypedDict):
 
     id: Id
     parent_id: Id | None
-    seq: Annotated[int, Field(ge=1)]
+    seq: Annotated[int, Field(ge=1, lt=2**31)]  # so that there are numbers left for the messages to come
     role: Role
     content: str
     origin: Origin
@@ -122,7 +125,8 @@ def check(value: object, place: str) -> ArchivedConversation:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"])) or "conversation"
-        raise Unreadable(place, f"{where}: {first['msg'].lower()}, got {_shortened(first['input'])}") from None
+        rule = first["msg"][:1].lower() + first["msg"][1:]  # the rest may hold a pattern
+        raise Unreadable(place, f"{where}: {rule}, got {_shortened(first['input'])}") from None
     _check_tree(archived, place)
     return archived
 

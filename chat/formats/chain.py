@@ -7,24 +7,25 @@ the file; kept elsewhere, it proves that too.
 """
 
 import hashlib
-import json
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from chat.errors import ChatError
-from chat.formats.archive import ArchivedConversation
-from chat.formats.parley import VERSION
+from chat.errors import ChatError, Unreadable
+from chat.formats.archive import VERSION, ArchivedConversation
+from chat.formats.json_text import dump_json, load_json
 
 _LINE = re.compile(
     rb'(?P<hashed>\{"format":"parley","version":\d+,"previous":(?:null|"(?P<previous>[0-9a-f]{64})"),'
-    rb'"(?P<kind>conversations?)":.*),"hash":"(?P<hash>[0-9a-f]{64})"\}\n',
+    rb'"(?P<kind>conversations?)":(?P<content>.*)),"hash":"(?P<hash>[0-9a-f]{64})"\}\n',
     re.DOTALL,
 )
+_FIELDS = ("previous", "conversations", "hash")  # that only the lines of a chain have
 
 
 class ChainMissing(ChatError):
-    """No line of the file has a hash."""
+    """No line of the file has a field of a chain."""
 
     def __init__(self) -> None:
         super().__init__("expected a chain of hashes, as `parley export --chain` writes, found none")
@@ -56,41 +57,84 @@ def write(conversations: Iterable[ArchivedConversation]) -> Iterator[bytes]:
     yield _linked({"previous": previous, "conversations": n_conversations})[0]
 
 
+class Verifier:
+    """Takes the lines of a chain one after the other."""
+
+    def __init__(self) -> None:
+        self.n_conversations = 0
+        self.hash: bytes | None = None  # of the last line
+        self.is_closed = False
+
+    def take(self, line: bytes) -> str | None:
+        """Go on by a line; return what is wrong with it, if it does not hold."""
+        link = _LINE.fullmatch(line)
+        if link is None:
+            return _fault_of_layout(line)
+        if fault := self._fault(link):
+            return fault
+        self.hash, self.is_closed = link["hash"], _closes(link)
+        self.n_conversations += not self.is_closed
+        return None
+
+    def missing_end(self) -> str | None:
+        """Return what is wrong if no line comes any more."""
+        return None if self.is_closed else "the line that closes the chain is missing, and maybe others before it"
+
+    def _fault(self, link: re.Match[bytes]) -> str | None:
+        if self.is_closed:
+            return "it comes after the line that closes the chain"
+        if hashlib.sha256(link["hashed"]).hexdigest().encode() != link["hash"]:
+            return "it was changed: its hash is not that of its content"
+        if link["previous"] != self.hash:
+            return "it does not follow the line before: one is missing, or was added or moved"
+        if _closes(link) and link["content"] != str(self.n_conversations).encode():
+            return f"it closes a chain of another number of conversations than {self.n_conversations}"
+        return None
+
+
 def verify(lines: Iterable[bytes]) -> Chain:
     """Return the chain of a file's lines; raises ChainBroken, ChainMissing."""
     lines = iter(lines)
-    previous, n_conversations, is_closed, number = None, 0, False, 0
+    chain, number = Verifier(), 0
     for number, line in enumerate(lines, start=1):
-        link = _LINE.fullmatch(line)
-        if link is None and number == 1 and not any(map(_LINE.fullmatch, lines)):
-            break
-        if fault := _fault(link, previous, is_closed):
+        if fault := chain.take(line):
+            if number == 1 and not any(map(_may_be_link, itertools.chain([line], lines))):
+                break
             raise ChainBroken(number, fault)
-        assert link is not None, "a line without a hash is a fault"
-        previous, is_closed = link["hash"], link["kind"] == b"conversations"
-        n_conversations += not is_closed
-    if previous is None:
+    if chain.hash is None:
         raise ChainMissing
-    if not is_closed:
-        raise ChainBroken(number + 1, "the line that closes the chain is missing, and maybe others before it")
-    return Chain(n_conversations, previous.decode())
+    if fault := chain.missing_end():
+        raise ChainBroken(number + 1, fault)
+    return Chain(chain.n_conversations, chain.hash.decode())
 
 
-def _fault(link: re.Match[bytes] | None, previous: bytes | None, is_closed: bool) -> str | None:
-    if link is None:
-        return "it has no hash at its end, or another layout"
-    if is_closed:
-        return "it comes after the line that closes the chain"
-    if hashlib.sha256(link["hashed"]).hexdigest().encode() != link["hash"]:
-        return "it was changed: its hash is not that of its content"
-    if link["previous"] != previous:
-        return "it does not follow the line before: one is missing, or was added or moved"
-    return None
+def is_link(value: object) -> bool:
+    """Whether a parsed line is, or was, one of a chain."""
+    return isinstance(value, dict) and any(name in value for name in _FIELDS)
+
+
+def _may_be_link(line: bytes) -> bool:
+    if _LINE.fullmatch(line):
+        return True
+    try:
+        return is_link(load_json(line.decode(), "line"))
+    except (UnicodeDecodeError, Unreadable):
+        return False
+
+
+def _closes(link: re.Match[bytes]) -> bool:
+    return link["kind"] == b"conversations"
+
+
+def _fault_of_layout(line: bytes) -> str:
+    if line.endswith(b"\r\n") and _LINE.fullmatch(line[:-2] + b"\n"):
+        return "it ends in CRLF: another program changed the ends of lines, which a chain has as LF"
+    return "it has no hash at its end, or another layout"
 
 
 def _linked(fields: dict[str, object]) -> tuple[bytes, str]:
     """Return a line with its hash at its end, and the hash."""
-    line = json.dumps({"format": "parley", "version": VERSION, **fields}, ensure_ascii=False, separators=(",", ":"))
+    line = dump_json({"format": "parley", "version": VERSION, **fields})
     hashed = line.removesuffix("}").encode()
     digest = hashlib.sha256(hashed).hexdigest()
     return hashed + f',"hash":"{digest}"}}\n'.encode(), digest

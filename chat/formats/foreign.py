@@ -46,9 +46,18 @@ def read_each(
         if conversation["messages"]:
             yield conversation
         else:
-            losses["left out, since it has no messages"] += 1
-        name = " ".join((conversation["title"] or place).split())
-        skipped.extend(f"{name:.60}: {what} ({count})" for what, count in losses.items() if count)
+            skipped.append(without_messages(conversation, place))
+        name = _name(conversation, place)
+        skipped.extend(f"{name}: {what} ({count})" for what, count in losses.items() if count)
+
+
+def without_messages(conversation: ArchivedConversation, place: str) -> str:
+    """Return the line that a report has on a conversation without messages."""
+    return f"{_name(conversation, place)}: left out, since it has no messages (1)"
+
+
+def _name(conversation: ArchivedConversation, place: str) -> str:
+    return " ".join((conversation["title"] or place).split())[:60]
 
 
 def items_of(value: object, place: str) -> Iterator[tuple[str, object]]:

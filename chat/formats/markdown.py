@@ -12,8 +12,8 @@ from typing import Any
 
 from chat.errors import Unreadable
 from chat.formats.archive import ArchivedConversation, ArchivedMessage, check
-from chat.formats.foreign import UNKNOWN_TIME, imported_conversation, imported_message
-from chat.formats.json_text import load_json
+from chat.formats.foreign import UNKNOWN_TIME, imported_conversation, imported_message, without_messages
+from chat.formats.json_text import dump_json, load_json
 from chat.formats.linear import shown_path
 from storage.tables import Role
 
@@ -38,22 +38,33 @@ def write(conversations: Iterable[ArchivedConversation]) -> Iterator[str]:
             yield _section(message)
 
 
-def read(lines: Iterable[str]) -> Iterator[ArchivedConversation]:
-    """Yield the conversations of lines; raises Unreadable, which names the conversation by its number."""
-    number, collected = 1, list[str]()
+def read(lines: Iterable[str], skipped: list[str]) -> Iterator[ArchivedConversation]:
+    """Yield the conversations of lines, but for those without messages, of which `skipped` gets a line each.
+
+    Raises Unreadable, which names the conversation by its number.
+    """
+    for number, document in enumerate(_documents(lines), start=1):
+        conversation = _read(document, f"conversation {number}")
+        if conversation["messages"]:
+            yield conversation
+        else:
+            skipped.append(without_messages(conversation, f"conversation {number}"))
+
+
+def _documents(lines: Iterable[str]) -> Iterator[str]:
+    collected: list[str] = []
     for line in lines:
         if line.rstrip("\n") != NEXT:
             collected.append(line)
             continue
-        yield _read("".join(collected).removesuffix("\n"), f"conversation {number}")
+        yield "".join(collected).removesuffix("\n")
         collected.clear()
-        number += 1
-    yield _read("".join(collected), f"conversation {number}")
+    yield "".join(collected)
 
 
 def _header(conversation: ArchivedConversation) -> str:
     values: dict[str, Any] = dict(conversation)
-    lines = [f"{name}: {json.dumps(values[name], ensure_ascii=False)}" for name in HEADER]
+    lines = [f"{name}: {dump_json(values[name])}" for name in HEADER]
     title = " ".join((conversation["title"] or "Untitled").split())
     return "\n".join([BEGIN, *lines, BEGIN, "", f"# {title}", ""])
 

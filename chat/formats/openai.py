@@ -4,7 +4,6 @@ It holds one branch, the shown one, up to its last reply; `weight` 0 keeps a rep
 on. A `weight` that is read makes no rating; tool calls, images and what is no message are left out and reported.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from chat.formats.foreign import (
     read_each,
     text_of,
 )
-from chat.formats.json_text import load_json
+from chat.formats.json_text import dump_json, load_json
 from chat.formats.linear import chat_messages, shown_path
 
 
@@ -37,7 +36,7 @@ def write(conversations: Iterable[ArchivedConversation]) -> Iterator[str]:
             if message["role"] == "assistant":
                 feedback = message["feedback"]
                 written["weight"] = 0 if feedback and feedback["rating"] == -1 else 1
-        yield json.dumps({"messages": messages}, ensure_ascii=False, separators=(",", ":")) + "\n"
+        yield dump_json({"messages": messages}) + "\n"
 
 
 def read(lines: Iterable[str], skipped: list[str]) -> Iterator[ArchivedConversation]:

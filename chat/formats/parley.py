@@ -2,18 +2,17 @@
 
 A line is {"format": "parley", "version": 2, "conversation": …}; `conversation` follows the schema of
 `ArchivedConversation`. Lines stand on their own, so files can be cut and joined, and are read and written one by one.
-Version 1, which lacks the fields of `LATER`, is read as well, and so are the lines of a chain (chain.py), as they are.
+Version 1, which lacks the fields of `LATER`, is read as well. A chain (chain.py) is read as a whole, if it holds.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from chat.errors import Unreadable
-from chat.formats.archive import LATER, LATER_IN_MESSAGES, ArchivedConversation, archive_schema, check
-from chat.formats.json_text import load_json
+from chat.formats.archive import LATER, LATER_IN_MESSAGES, VERSION, ArchivedConversation, archive_schema, check
+from chat.formats.chain import Verifier, is_link
+from chat.formats.json_text import dump_json, load_json
 
-VERSION = 2
 _HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 
 
@@ -21,14 +20,28 @@ def write(conversations: Iterable[ArchivedConversation]) -> Iterator[str]:
     """Yield a line for each conversation."""
     for conversation in conversations:
         line = {"format": "parley", "version": VERSION, "conversation": conversation}
-        yield json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+        yield dump_json(line) + "\n"
 
 
 def read(lines: Iterable[str]) -> Iterator[ArchivedConversation]:
-    """Yield the conversations of lines; raises Unreadable, which names the line."""
+    """Yield the conversations of lines; raises Unreadable, which names the line, also where a chain does not hold."""
+    chain: Verifier | None = None
+    is_first, number = True, 0
     for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield from _read(line, f"line {number}")
+        if not line.strip():
+            continue
+        place = f"line {number}"
+        value = load_json(line, place)
+        if is_link(value) and chain is None:
+            if not is_first:
+                raise Unreadable(place, "it has a hash, and lines before it have none")
+            chain = Verifier()
+        if chain is not None and (fault := chain.take(line.encode())):
+            raise Unreadable(place, fault)
+        is_first = False
+        yield from _read(value, place)
+    if chain is not None and (fault := chain.missing_end()):
+        raise Unreadable(f"line {number + 1}", fault)
 
 
 def schema() -> dict[str, Any]:
@@ -65,8 +78,7 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _read(line: str, place: str) -> Iterator[ArchivedConversation]:
-    value = load_json(line, place)
+def _read(value: object, place: str) -> Iterator[ArchivedConversation]:
     if not isinstance(value, dict) or value.get("format") != "parley":
         raise Unreadable(place, 'expected an object with "format": "parley"')
     version = value.get("version")

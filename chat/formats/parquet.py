@@ -4,13 +4,13 @@ It needs pyarrow, of the extra `parquet`. Feedback and what is known of the conv
 parameters are JSON. The ledger and the ids of prompts are left out: Parley's own format loses nothing.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
 from chat.errors import ChatError
 from chat.formats.archive import ArchivedConversation
+from chat.formats.json_text import dump_json
 from chat.formats.linear import shown_path
 from chat.formats.sink import Sink
 
@@ -70,7 +70,7 @@ def _rows(conversations: Iterable[ArchivedConversation]) -> Iterator[dict[str, A
                 "message_id": message["id"],
                 "is_shown": message["id"] in shown,
                 "created_at": datetime.fromisoformat(message["created_at"]),
-                "params": None if message["params"] is None else json.dumps(message["params"], ensure_ascii=False),
+                "params": None if message["params"] is None else dump_json(message["params"]),
                 "rating": feedback and feedback["rating"],
                 "comment": feedback and feedback["comment"],
             }

@@ -1,9 +1,9 @@
 """Preference pairs as OpenAI's preference fine-tuning takes them: JSON Lines, a pair in each."""
 
-import json
 from collections.abc import Iterable, Iterator
 
 from chat.formats.archive import ArchivedConversation
+from chat.formats.json_text import dump_json
 from chat.formats.preferences import preferences
 
 
@@ -12,4 +12,4 @@ def write(conversations: Iterable[ArchivedConversation]) -> Iterator[str]:
     for pair in preferences(conversations):
         question = {"messages": pair.prompt, "tools": [], "parallel_tool_calls": True}
         line = {"input": question, "preferred_output": [pair.better], "non_preferred_output": [pair.worse]}
-        yield json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+        yield dump_json(line) + "\n"

@@ -2,7 +2,6 @@
 
 import zipfile
 from collections.abc import Iterator
-from io import StringIO
 from itertools import chain
 from pathlib import Path
 from typing import TextIO
@@ -18,9 +17,9 @@ from chat.formats.open_webui import read as read_open_webui
 from chat.formats.openai import read as read_openai
 from chat.formats.parley import read as read_parley
 from chat.formats.sharegpt import read as read_sharegpt
-from chat.formats.zip_file import MAX_UNPACKED_BYTES, read_zip
+from chat.formats.zip_file import read_zip, unpacking
 
-MAX_LINE_CHARS = MAX_UNPACKED_BYTES
+MAX_LINE_CHARS = 128 * 2**20
 """Of a document, or of a line of JSON Lines: more is not taken into memory."""
 
 
@@ -45,7 +44,8 @@ def _read_zip(path: Path, skipped: list[str]) -> Iterator[ArchivedConversation]:
     with path.open("rb") as file:
         for place, text in read_zip(file, "zip"):
             try:
-                yield from _read_text(StringIO(text, newline="\n"), skipped)
+                with unpacking("entry"):
+                    yield from _read_text(text, skipped)
             except Unreadable as error:
                 raise Unreadable(place, str(error)) from None
 
@@ -60,7 +60,7 @@ def _read_text(file: TextIO, skipped: list[str]) -> Iterator[ArchivedConversatio
     elif first.lstrip().lower().startswith("<!doctype html"):
         yield from read_html(chain([first], _lines(file)))
     elif first.rstrip("\n") == MARKDOWN_BEGIN:
-        yield from read_markdown(chain([first], _lines(file)))
+        yield from read_markdown(chain([first], _lines(file)), skipped)
     elif "messages" in keys and "id" not in keys:
         yield from read_openai(chain([first], _lines(file)), skipped)
     else:

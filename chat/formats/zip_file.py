@@ -1,16 +1,18 @@
 """Zip files: with a file for each conversation, or as the data export of ChatGPT.
 
-Nothing is unpacked to a disk and no name is used as a path. Sizes that a zip file claims are not believed: what is
-counted is what comes out.
+Nothing is unpacked to a disk and no name is used as a path. What a zip file claims to hold is counted before anything
+is read; `zipfile` gives out no more of an entry than it claims, and refuses one that has more.
 """
 
 import re
 import struct
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from io import TextIOWrapper
 from itertools import chain
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 from zlib import error as ZlibError
 
@@ -20,9 +22,7 @@ from chat.errors import Unreadable
 from chat.formats.archive import ArchivedConversation
 from chat.formats.sink import Sink
 
-MAX_UNPACKED_BYTES = 256 * 2**20  # of a file in a zip file: it is held in memory
-MAX_TOTAL_BYTES = 4 * 2**30  # of all of them
-_CHUNK_BYTES = 2**20
+MAX_TOTAL_BYTES = 4 * 2**30  # of all files in a zip file that are read
 _FOLDER = r"(?!__MACOSX/)(?:[^/\\]*[^./\\][^/\\]*/)?"  # at most one, and none that leads elsewhere
 _CHATGPT = re.compile(_FOLDER + r"conversations(?:-\d+)?\.json")  # large exports are cut in numbered ones
 _READABLE = re.compile(_FOLDER + r"[^./\\][^/\\]*\.(?:jsonl|json|html|md)")
@@ -76,21 +76,25 @@ def _slug(text: str) -> str:
     return slug.encode()[:80].decode(errors="ignore").strip("-")
 
 
-def read_zip(file: BinaryIO, place: str) -> Iterator[tuple[str, str]]:
+def read_zip(file: BinaryIO, place: str) -> Iterator[tuple[str, TextIO]]:
     """Yield the place and text of each `conversations.json` or else, without one, of each file that may be readable.
 
-    None is further down than a folder. Raises Unreadable.
+    None is further down than a folder. A text is open until the next one is asked for, and to be read in `unpacking`.
+    Raises Unreadable.
     """
+    with unpacking(place), ZipFile(file) as archive:
+        entries = _wanted(archive.infolist(), _CHATGPT) or _wanted(archive.infolist(), _READABLE)
+        _check(entries, place)
+        for entry in entries:
+            with TextIOWrapper(archive.open(entry), "utf-8-sig", newline="\n") as text:
+                yield f"{place}: {entry.filename}", text
+
+
+@contextmanager
+def unpacking(place: str) -> Iterator[None]:
+    """Turn what a broken zip file raises while it is read into Unreadable."""
     try:
-        with ZipFile(file) as archive:
-            entries = _wanted(archive.infolist(), _CHATGPT) or _wanted(archive.infolist(), _READABLE)
-            if not entries:
-                raise Unreadable(place, "expected a file of conversations in the zip file, found none")
-            n_left = MAX_TOTAL_BYTES
-            for entry in entries:
-                content = _unpack(archive, entry, n_left, place)
-                n_left -= len(content)
-                yield f"{place}: {entry.filename}", content.decode("utf-8-sig")
+        yield
     except UnicodeDecodeError as error:
         raise Unreadable(place, f"expected UTF-8, found something else ({error.reason} at {error.start})") from None
     except (BadZipFile, ZlibError, struct.error, EOFError, OSError, ValueError, RuntimeError) as error:
@@ -101,17 +105,11 @@ def _wanted(entries: Iterable[ZipInfo], name: re.Pattern[str]) -> list[ZipInfo]:
     return sorted((entry for entry in entries if name.fullmatch(entry.filename)), key=lambda entry: entry.filename)
 
 
-def _unpack(archive: ZipFile, entry: ZipInfo, n_left: int, place: str) -> bytearray:
-    if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-        raise Unreadable(place, f"expected deflated entries, got compression method {entry.compress_type}")
-    content = bytearray()
-    with archive.open(entry) as unpacked:
-        while chunk := unpacked.read(_CHUNK_BYTES):
-            content += chunk
-            if len(content) > MAX_UNPACKED_BYTES:
-                raise Unreadable(place, f"expected at most {MAX_UNPACKED_BYTES:,} bytes of conversations, found more")
-            if len(content) > n_left:
-                raise Unreadable(
-                    place, f"expected at most {MAX_TOTAL_BYTES:,} bytes of conversations in all, found more"
-                )
-    return content
+def _check(entries: Sequence[ZipInfo], place: str) -> None:
+    if not entries:
+        raise Unreadable(place, "expected a file of conversations in the zip file, found none")
+    for entry in entries:
+        if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+            raise Unreadable(place, f"expected deflated entries, got compression method {entry.compress_type}")
+    if sum(entry.file_size for entry in entries) > MAX_TOTAL_BYTES:
+        raise Unreadable(place, f"expected at most {MAX_TOTAL_BYTES:,} bytes of conversations in all, found more")
