@@ -19,7 +19,7 @@ from storage.database import Database
 from storage.tables import Channel, Conversation, Message, Role, UtcDateTime
 
 MAX_QUERY = 1000  # characters; what follows is not looked for
-N_RANKED = 2000  # messages: of more that match, only the newest are ranked, since ranking is what takes time
+N_RANKED = 1500  # messages: of more that match, only the newest are ranked, since ranking is what takes time
 N_FEW = 5000  # conversations: of fewer that pass the filters, the messages are listed before the search
 N_SNIPPET = 32  # words, or characters of scripts without spaces
 BATCH = 500  # texts that are indexed at once

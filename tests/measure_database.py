@@ -134,6 +134,7 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def main(folder: Path) -> None:
     """Make the database, if there is none, and measure."""
     path = folder / "parley.db"
+    folder.mkdir(parents=True, exist_ok=True)
     database = Database(path) if path.exists() else write(path, N_CONVERSATIONS)
     with database.read() as session:
         not_trashed = select(Conversation.id).where(Conversation.trashed_at.is_(None))
