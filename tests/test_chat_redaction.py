@@ -215,9 +215,9 @@ def test_no_mixture_of_secrets_and_signs_makes_it_stumble(text: str) -> None:
         *("bearer a", "authorization: ", "xoxb-", "AKIA", "AIza", "12345678:", "\\n", " \n", "%40", "a@b.c", "é", "٣"),
     ],
 )
-def test_a_megabyte_of_anything_takes_seconds(unit: str) -> None:
-    text = unit * (1_000_000 // len(unit))
+def test_a_long_text_of_anything_takes_less_than_seconds(unit: str) -> None:
+    text = unit * (200_000 // len(unit))
     started = time.process_time()
     redact_text(text, Counts())
     redact_text(text + "!", Counts())
-    assert time.process_time() - started < 30  # less than 3 here; by the square of the length it would be hours
+    assert time.process_time() - started < 10  # less than 1 here; by the square of the length it would be minutes
