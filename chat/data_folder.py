@@ -1,7 +1,7 @@
 """The folder of everything that is kept, which one process at a time may change."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -42,15 +42,13 @@ def upgrade(database: Database) -> None:
 
 
 @contextmanager
-def open_database(data: Path) -> Iterator[Database]:
-    """Open the database of a data folder with its newest schema; another process may have it open too."""
+def open_database(data: Path, *, alone: bool = False) -> Iterator[Database]:
+    """Open the database of a data folder with its newest schema, for this process `alone` or beside others.
+
+    An older one is upgraded alone: a running Parley may be of the older version, and must not find a newer schema.
+    """
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = Database(data / "parley.db")
-    try:
-        if database.is_outdated():  # a running Parley may be of the older version, and must not find a newer schema
-            with lock_data(data):
-                upgrade(database)
-        database.migrate()
+    with lock_data(data) if alone else nullcontext(), closing(Database(data / "parley.db")) as database:
+        with lock_data(data) if database.is_outdated() and not alone else nullcontext():
+            upgrade(database)
         yield database
-    finally:
-        database.close()

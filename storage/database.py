@@ -8,8 +8,6 @@ import logging
 import os
 import re
 import sqlite3
-import threading
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from storage.errors import DatabaseTooNew, DatabaseUnusable
+from storage.fair_lock import FairLock
 
 try:
     from pysqlite3 import dbapi2  # brings a newer SQLite than most Pythons are linked with
@@ -106,43 +105,6 @@ def explained(path: Path) -> Iterator[None]:
         if code not in REASONS:
             raise
         raise DatabaseUnusable(path, reason(path, code)) from error
-
-
-class FairLock:
-    """A lock that is handed on in the order in which it was asked for: others let whoever had it last have it again."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the two below
-        self._held = False
-        self._waiting: deque[threading.Lock] = deque()  # each locked until it is its thread's turn
-
-    def __enter__(self) -> None:
-        mine = threading.Lock()
-        with self._lock:
-            if not self._held:
-                self._held = True
-                return
-            mine.acquire()
-            self._waiting.append(mine)
-        try:
-            mine.acquire()
-        except BaseException:  # such as Ctrl-C: whoever is next must not wait for a thread that has gone
-            self._leave(mine)
-            raise
-
-    def _leave(self, mine: threading.Lock) -> None:
-        with self._lock:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
-                return
-        self.__exit__()
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._held = False
 
 
 class Database:

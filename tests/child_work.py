@@ -110,7 +110,7 @@ def ask_often(data: Path, model: Path, n_messages: int, pipe: Connection) -> Non
 
 def take_in(data: Path, file: Path, pipe: Connection) -> None:
     """Import a file."""
-    with lock_data(data), open_database(data) as database:
+    with open_database(data, alone=True) as database:
         import_file(ArchiveStore(database), LOCAL_OWNER, file)
         pipe.send("done")
 

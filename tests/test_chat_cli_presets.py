@@ -28,7 +28,7 @@ def presets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Parley:
 
 
 def test_built_in_and_own_ones_are_listed(presets: Parley) -> None:
-    presets("save", "poet", "--system-prompt", "Rhyme.\nAlways.", "--temperature", "0.9", "--param", 'stop=["."]')
+    presets("save", "poet", "--system", "Rhyme.\nAlways.", "--temperature", "0.9", "--param", 'stop=["."]')
     presets("save", "story")
     lines = presets()
     assert [line.split("  ")[:2] for line in lines] == [
@@ -49,7 +49,7 @@ def test_they_come_as_json_for_a_program(presets: Parley) -> None:
 
 
 def test_saved_again_is_changed(presets: Parley) -> None:
-    presets("save", "poet", "--system-prompt", "Rhyme.", "--seed", "7")
+    presets("save", "poet", "--system", "Rhyme.", "--seed", "7")
     assert presets("save", "poet", "--max-tokens", "9") == ["poet  own  max_tokens=9"]
     assert presets()[-1] == "poet  own  max_tokens=9"
     assert len(presets()) == len(PRESETS) + 1
@@ -72,7 +72,7 @@ def test_what_breaks_a_rule_is_not_saved(presets: Parley) -> None:
 
 
 def test_an_own_one_is_chosen_by_its_name(presets: Parley, tmp_path: Path) -> None:
-    presets("save", "poet", "--system-prompt", "Rhyme.", "--temperature", "0.9")
+    presets("save", "poet", "--system", "Rhyme.", "--temperature", "0.9")
     chosen = choose_preset(tmp_path, "poet")
     assert (chosen.system_prompt, chosen.params) == ("Rhyme.", {"temperature": 0.9})
     assert choose_preset(tmp_path, "story") is PRESETS[-1]

@@ -36,6 +36,18 @@ def test_a_current_or_new_database_is_not_backed_up(tmp_path: Path) -> None:
     assert not (tmp_path / "backups").exists()
 
 
+def test_an_older_database_is_upgraded_for_a_command_that_has_the_folder_alone(old_data: Path) -> None:
+    with open_database(old_data, alone=True) as database:
+        assert not database.is_outdated()
+    assert len(list((old_data / "backups").iterdir())) == 1
+
+
+def test_nobody_else_changes_a_folder_that_is_had_alone(tmp_path: Path) -> None:
+    refused = pytest.raises(SettingsError, match="in use by another Parley")
+    with open_database(tmp_path, alone=True), refused, lock_data(tmp_path):
+        pass
+
+
 def test_an_older_database_that_another_parley_uses_is_left_alone(old_data: Path) -> None:
     with lock_data(old_data), pytest.raises(SettingsError, match="in use by another Parley"), open_database(old_data):
         pass

@@ -63,4 +63,4 @@ def test_without_its_library_the_error_names_the_command(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(parquet.ParquetMissing) as refused:
         next(parquet.write([]))
-    assert str(refused.value).endswith("which is not installed: pip install 'parley[parquet]'")
+    assert str(refused.value).endswith("which is not installed: python -m pip install pyarrow")

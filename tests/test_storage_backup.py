@@ -375,18 +375,19 @@ def test_a_text_that_is_damaged_is_named_when_it_is_read(path: Path, backup: Pat
 @pytest.mark.parametrize("places", [1, -1], ids=["in one place", "wherever it is"])
 def test_a_name_in_the_schema_that_is_damaged_is_refused(places: int, path: Path, backup: Path) -> None:
     name = b"ix_messages_parent_id"
+    assert name in path.read_bytes()
     path.write_bytes(path.read_bytes().replace(name, name.replace(b"e", b"\xce"), places))
-    refuse_everywhere(path, backup)
+    assert_refused_everywhere(path, backup)
 
 
 def test_an_index_that_misses_a_row_is_refused(path: Path, backup: Path) -> None:
     content = path.read_bytes()
     assert b"ada20" in content, "an index has the owner before the time"
     path.write_bytes(content.replace(b"ada20", b"adb20"))
-    refuse_everywhere(path, backup)
+    assert_refused_everywhere(path, backup)
 
 
-def refuse_everywhere(path: Path, backup: Path) -> None:
+def assert_refused_everywhere(path: Path, backup: Path) -> None:
     for use in (Database(path).check, lambda: back_up(path, ignore, path.with_name("copy.db"))):
         with pytest.raises(DatabaseUnusable, match="it is damaged") as refused:
             use()

@@ -12,7 +12,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from conftest import upgrade
-from sqlalchemy import text
+from sqlalchemy import insert, text
+from sqlalchemy.exc import IntegrityError
 
 import storage.database
 from storage.database import VERSIONS, Database, has_wal_reset_bug, sqlite_version
@@ -309,3 +310,22 @@ def test_an_sqlite_with_the_wal_reset_bug_gets_one_connection(
     database.close()
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == [f"SQLite {sqlite_version()} can corrupt a busy file: using one connection only"]
+
+
+def test_errors_show_no_text_of_a_conversation(database: Database) -> None:
+    row = {"id": "one", "owner_id": "ada", "channel": "ui", "title": "My secret"}
+    with database.write() as session, pytest.raises(IntegrityError, match="UNIQUE") as failed:
+        session.execute(insert(Conversation), [row, row])
+    assert "My secret" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("found", "advice"),
+    [
+        ("Tree 3 page 7: unable to get the page. error code=266", "check the disk"),
+        ("Tree 3 page 7: unable to get the page. error code=11", "restore a backup"),
+        ("row 3 missing from index ix_messages_parent_id", "restore a backup"),
+    ],
+)
+def test_a_page_that_cannot_be_read_is_not_called_damaged(found: str, advice: str) -> None:
+    assert advice in storage.database.REASONS[storage.database._code_in(found)]

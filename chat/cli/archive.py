@@ -25,7 +25,7 @@ from chat.cli.flags import (
     takes_settings,
 )
 from chat.cli.progress import progress_bar
-from chat.data_folder import LOCAL_OWNER, lock_data, open_database
+from chat.data_folder import LOCAL_OWNER, open_database
 from chat.errors import NothingSelected
 from chat.formats.archive import ArchivedConversation, from_tree
 from chat.formats.chain import write as write_chain
@@ -90,7 +90,7 @@ def export(
 @takes_settings("data")
 def import_(settings: Settings, files: Annotated[list[Path], typer.Argument(help=READABLE)]) -> None:
     """Take conversations in from files: each once, each file as a whole or not at all."""
-    with lock_data(settings.data), open_database(settings.data) as database:
+    with open_database(settings.data, alone=True) as database:
         for path in files:
             typer.echo(describe(import_file(ArchiveStore(database), LOCAL_OWNER, path)))
 

@@ -35,7 +35,7 @@ RunsFlag = Annotated[int, typer.Option("--runs", min=1, help="How often each thi
 Rows = Sequence[Row]
 
 ENOUGH_RUNS = 5  # for figures that are fit to be shown to others
-INSTALL = "pip install 'parley[bench]'"
+INSTALL = "python -m pip install '.[bench]'"
 MEASURED_ONCE = ("kl", "greedy_equal")
 
 

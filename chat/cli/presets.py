@@ -12,6 +12,7 @@ from chat.cli.flags import (
     MaxTokensFlag,
     ParamFlag,
     SeedFlag,
+    SystemFlag,
     TemperatureFlag,
     sampling_overrides,
     takes_settings,
@@ -21,8 +22,6 @@ from chat.params import to_json
 from chat.presets import Preset, find_preset, new_preset, presets_of, save_preset
 from chat.settings import Settings
 from storage.presets import PresetStore
-
-SystemPromptFlag = Annotated[str | None, typer.Option("--system-prompt", "--system", help="The system prompt.")]
 
 presets_cli = typer.Typer(help="Ways to begin a conversation: system prompts with the sampling that suits them.")
 
@@ -42,7 +41,7 @@ def presets(settings: Settings, context: typer.Context, as_json: JsonFlag = Fals
 def save(
     settings: Settings,
     name: Annotated[str, typer.Argument(help="What to call it.")],
-    system_prompt: SystemPromptFlag = None,
+    system: SystemFlag = None,
     temperature: TemperatureFlag = None,
     max_tokens: MaxTokensFlag = None,
     seed: SeedFlag = None,
@@ -50,7 +49,7 @@ def save(
 ) -> None:
     """Save a preset of your own, in place of the one that has its name."""
     params = sampling_overrides(temperature, max_tokens, seed, param)
-    preset = new_preset(name, system_prompt, to_json(params))
+    preset = new_preset(name, system, to_json(params))
     with open_database(settings.data) as database:
         save_preset(PresetStore(database), LOCAL_OWNER, preset)
     print_presets([preset])

@@ -23,7 +23,7 @@ class ParquetMissing(ChatError):
 
     def __init__(self) -> None:
         super().__init__(
-            "--format parquet needs the package pyarrow, which is not installed: pip install 'parley[parquet]'"
+            "--format parquet needs the package pyarrow, which is not installed: python -m pip install pyarrow"
         )
 
 

@@ -752,7 +752,8 @@ INLINE void score_block(int is_short, int n, Head head, int D, float *const *q, 
     }
 }
 
-// Makes the largest and the sum of e^(score - largest) of n queries, and these the scores, of whole vectors.
+// Turns the scores of n queries, whole vectors of them, into weights e^(score - largest); the largest score and the sum
+// of the weights go into their parts.
 INLINE void weigh(int n, float *scores, int n_scores, float *const *part) {
     Floats largest[AT_ONCE], sum[AT_ONCE] = {0};
     float maximum[AT_ONCE];
