@@ -82,7 +82,8 @@ def test_what_is_not_installed_is_named(tiny_path: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(bench, "find_spec", lambda name: None)
     monkeypatch.setitem(FAKES, "llama.cpp", Peer(("llama_cpp",), "llama-cpp-python", open_slow, reads_folders=False))
     expected = (
-        r"^--against llama.cpp needs the package llama_cpp, which is not installed: python -m pip install '\.\[bench\]'$"
+        r"^--against llama.cpp needs the package llama_cpp, which is not installed: "
+        r"python -m pip install '\.\[bench\]'$"
     )
     with pytest.raises(SettingsError, match=expected):
         run(tiny_path, fetch=must_not_fetch, against="llama.cpp")
