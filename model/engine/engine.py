@@ -82,10 +82,9 @@ class Engine:
         PromptTooLong, EngineBusy, EngineStopped.
         """
         clock = Clock()
-        self._check_prompt(token_ids, n_shared)
+        self._check_prompt(token_ids, n_shared, self._limits.n_ctx - 1)
+        _check_owner(owner)
         _check_timeout(timeout)
-        if not isinstance(owner, str):  # None would share all tokens with everybody
-            raise ValueError(f"owner must be a text, got {owner!r}")
         params.check_token_ids(self._tokenizer.n_vocab)
         constraint = self._constraints.compile(params.response_format) if params.response_format else None
         sequence = Sequence(
@@ -99,13 +98,42 @@ class Engine:
             timeout=timeout,
             clock=clock,
         )
-        sequence.generation.call_on_cancel(partial(self._cancel, sequence))
-        with self._changed:
-            if not self.healthy:
-                raise EngineStopped(self._failure or "The engine has been closed.")
-            self._scheduler.add(sequence)
-            self._changed.notify()
-        return sequence.generation
+        return self._add(sequence)
+
+    def score(
+        self,
+        token_ids: Tokens[int],
+        start: int,
+        *,
+        logprobs: int = 0,
+        owner: str,
+        n_shared: int = 0,
+        timeout: float = MAX_WAIT_SECONDS,
+    ) -> Generation:
+        """Queue given tokens, those from `start` on to be scored: how likely was each, after all before it?
+
+        The pieces hold these tokens, with the log-probability of each and those of the `logprobs` most likely ones at
+        its place. Nothing is drawn: all tokens are those of a prompt, and may fill the whole context.
+
+        Raises what `submit` raises, and ValueError for a start without a token before it or at it.
+        """
+        clock = Clock()
+        self._check_prompt(token_ids, n_shared, self._limits.n_ctx)
+        _check_start(start, len(token_ids))
+        _check_owner(owner)
+        _check_timeout(timeout)
+        sequence = Sequence(
+            token_ids,
+            SamplingParams(logprobs=logprobs),
+            owner,
+            tokenizer=self._tokenizer,
+            limits=self._limits,
+            n_shared=n_shared,
+            n_unscored=start,
+            timeout=timeout,
+            clock=clock,
+        )
+        return self._add(sequence)
 
     def close(self) -> None:
         """End every generation as cancelled and stop the worker."""
@@ -120,14 +148,23 @@ class Engine:
 
         return ConstraintCompiler(self._tokenizer, self._limits.end_ids)
 
-    def _check_prompt(self, token_ids: Tokens[int], n_shared: int) -> None:
+    def _add(self, sequence: Sequence) -> Generation:
+        sequence.generation.call_on_cancel(partial(self._cancel, sequence))
+        with self._changed:
+            if not self.healthy:
+                raise EngineStopped(self._failure or "The engine has been closed.")
+            self._scheduler.add(sequence)
+            self._changed.notify()
+        return sequence.generation
+
+    def _check_prompt(self, token_ids: Tokens[int], n_shared: int, limit: int) -> None:
         n_tokens, n_vocab = len(token_ids), self._tokenizer.n_vocab
         if wrong := [token_id for token_id in token_ids if not isinstance(token_id, int)]:
             raise ValueError(f"token_ids must be whole numbers, got {wrong[0]!r}")
         if not n_tokens:
             raise ValueError("token_ids must have at least one token, got none")
-        if n_tokens >= self._limits.n_ctx:
-            raise PromptTooLong(n_tokens, self._limits.n_ctx - 1)
+        if n_tokens > limit:
+            raise PromptTooLong(n_tokens, limit)
         if not 0 <= min(token_ids) <= max(token_ids) < n_vocab:
             raise ValueError(
                 f"token_ids must lie between 0 and {n_vocab - 1}, got {min(token_ids)} to {max(token_ids)}"
@@ -166,6 +203,17 @@ class Engine:
                     return step
                 self._changed.wait(self._scheduler.patience())
             return []
+
+
+def _check_start(start: int, n_tokens: int) -> None:
+    if not isinstance(start, int) or not 0 < start < n_tokens:
+        rule = "a whole number above 0, for a token is scored after others, and below the number of tokens"
+        raise ValueError(f"start must be {rule}, {n_tokens}, got {start!r}")
+
+
+def _check_owner(owner: str) -> None:
+    if not isinstance(owner, str):  # None would share all tokens with everybody
+        raise ValueError(f"owner must be a text, got {owner!r}")
 
 
 def _check_timeout(timeout: float) -> None:

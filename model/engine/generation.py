@@ -20,7 +20,10 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text of the reply, and the tokens it took; never half a character, never part of a stop string."""
+    """Some text of the reply, and the tokens it took; never half a character, never part of a stop string.
+
+    Where given tokens are scored, they and their text.
+    """
 
     text: str
     token_ids: tuple[int, ...]

@@ -22,6 +22,8 @@ MAX_WAITING = 64
 """Sequences of all owners; half of them may be of one."""
 PREFILL_CHUNK = 64
 """Tokens of prompts in one step: no reply in progress waits longer for its next token."""
+SCORING_CHUNK = 48
+"""The same where tokens are scored: so many take as long, for the logits after each are computed and looked at."""
 MAX_DRAFTING = 2
 """Sequences: where more of them decode, a step has enough to do, and drafts would hold up the others."""
 N_MEASURED = 32
@@ -91,7 +93,7 @@ class Scheduler:
         decoding = [sequence for sequence in self._running if sequence.n_pending == 1]
         n_draft = self._n_draft if len(decoding) <= MAX_DRAFTING else 0
         step = [(sequence, self._chunk(sequence, 1, sequence.draft(n_draft))) for sequence in decoding]
-        budget = PREFILL_CHUNK
+        budget = SCORING_CHUNK if any(sequence.is_scored for sequence in self._running) else PREFILL_CHUNK
         for sequence in sorted(self._running, key=lambda sequence: self._served[sequence.owner]):
             n_tokens = min(sequence.n_pending, budget) if sequence.n_pending > 1 else 0
             if n_tokens:
@@ -146,8 +148,10 @@ class Scheduler:
         return line
 
     def _open(self, sequence: Sequence) -> bool:
+        # the last of these tokens is always computed: the logits after it are wanted
+        token_ids = sequence.token_ids[: sequence.n_unscored]
         table = self._blocks.open(
-            sequence.token_ids, owner=sequence.owner, n_shared=sequence.n_shared, max_length=sequence.max_length
+            token_ids, owner=sequence.owner, n_shared=sequence.n_shared, max_length=sequence.max_length
         )
         if table is None:
             return False
@@ -159,8 +163,9 @@ class Scheduler:
     def _chunk(self, sequence: Sequence, n_tokens: int, draft: list[int]) -> Chunk:
         table, start = self._running[sequence], sequence.n_computed
         token_ids = sequence.token_ids[start : start + n_tokens] + draft
-        self._blocks.extend(table, start + len(token_ids))
-        n_logits = 1 + len(draft) if n_tokens == sequence.n_pending else 0
+        end = start + len(token_ids)
+        self._blocks.extend(table, end)
+        n_logits = min(len(token_ids), max(0, end + 1 - sequence.n_unscored))  # from the last unscored token on
         return Chunk(token_ids, start, tuple(table.block_ids), n_logits)  # a copy: it may be closed during the run
 
     def _take(self, sequence: Sequence, chunk: Chunk, rows: Floats) -> None:

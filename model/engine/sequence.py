@@ -33,7 +33,10 @@ class Limits:
 
 
 class Sequence:
-    """A prompt and the reply that grows on it."""
+    """A prompt and the reply that grows on it; with `n_unscored`, given tokens of which those after so many are scored.
+
+    Nothing is drawn for these: of `params` only `logprobs` counts.
+    """
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Sequence:
         limits: Limits,
         constraint: "Constraint | None" = None,
         n_shared: int = 0,
+        n_unscored: int | None = None,
         timeout: float,
         clock: "Clock | None" = None,
     ) -> None:
@@ -52,7 +56,11 @@ class Sequence:
         self.token_ids = list(token_ids)
         self.n_shared = n_shared  # of the first tokens, which other owners may have too
         self.n_prompt = len(self.token_ids)
-        self.max_length = min(self.n_prompt + params.max_tokens, limits.n_ctx)  # tokens it may come to
+        # tokens at the beginning, of which only the logits after the last are wanted: of a reply, its whole prompt
+        self.n_unscored = self.n_prompt if n_unscored is None else n_unscored
+        self.is_scored = n_unscored is not None
+        n_more = 0 if self.is_scored else params.max_tokens
+        self.max_length = min(self.n_prompt + n_more, limits.n_ctx)  # tokens it may come to
         self.timeout = timeout  # seconds that it may wait
         self.n_cached = 0  # tokens of the prompt that were in the cache already
         self.n_computed = 0  # tokens that are in the cache
@@ -111,30 +119,43 @@ class Sequence:
     def take(self, token_ids: Tokens[int], rows: Floats) -> FinishReason | None:
         """Take in what has been computed: the next tokens, and the logits (N, V) after the last N of them.
 
-        All tokens but the last N are the sequence's own; N is 0 within a prompt. After the first row come those of a
+        N is 0 within a prompt. All tokens of a reply but the last N are its own; after the first row come those of a
         draft: they are looked at one after another, as far as the reply goes that way. Says why it ends, if it does.
         """
         n_silent = len(token_ids) - len(rows)
         self.n_computed += n_silent
-        reason = self._follow(token_ids[n_silent + 1 :], rows)
+        reason = self._score(rows) if self.is_scored else self._follow(token_ids[n_silent + 1 :], rows)
         self.generation.prefilled_tokens = min(self.n_computed, self.n_prompt)
         return reason
 
     def _follow(self, draft: Tokens[int], rows: Floats) -> FinishReason | None:
         reason: FinishReason | None = None
         for n_accepted, row in enumerate(rows):
-            if not np.isfinite(row).all():
-                self._error, reason = "The model computed numbers that are not finite.", "error"
-                self.n_sound = 0  # the cause may lie anywhere before
-                break
-            self.n_computed += 1
-            self.n_sound = self.n_computed
-            reason = self.advance(row)
+            reason = self._prove(row) or self.advance(row)
             if reason or n_accepted == len(draft) or self.token_ids[-1] != draft[n_accepted]:
                 break
         if draft and self._drafts is not None:
             self._drafts.judge(len(draft), n_accepted)
         return reason
+
+    def _score(self, rows: Floats) -> FinishReason | None:
+        for row in rows:
+            if reason := self._prove(row):
+                return reason
+            if self.n_computed == self.n_prompt:  # what would follow is nobody's business
+                return "stop"
+            self._tell(self.token_ids[self.n_computed], row)
+        return None
+
+    def _prove(self, logits: Floats) -> FinishReason | None:
+        """Count the next token as computed and all so far as sound, if the logits (V,) after it are finite."""
+        if not np.isfinite(logits).all():
+            self._error = "The model computed numbers that are not finite."
+            self.n_sound = 0  # the cause may lie anywhere before
+            return "error"
+        self.n_computed += 1
+        self.n_sound = self.n_computed
+        return None
 
     def advance(self, logits: Floats) -> FinishReason | None:
         """Choose the next token from finite logits (V,), pass its text on, and say why the reply ends, if it does."""
@@ -186,17 +207,18 @@ class Sequence:
         if token_id in self._end_ids:
             return "stop"
         self._processors.accept(token_id)
-        self._append(token_id, logits)
+        self.token_ids.append(token_id)
+        if self._drafts is not None:
+            self._drafts.append(token_id)
+        self._tell(token_id, logits)
         if self._stop_strings.found:
             return "stop"
         if self.n_completed == self._params.max_tokens or len(self.token_ids) == self._n_ctx:
             return "length"
         return None
 
-    def _append(self, token_id: int, logits: Floats) -> None:
-        self.token_ids.append(token_id)
-        if self._drafts is not None:
-            self._drafts.append(token_id)
+    def _tell(self, token_id: int, logits: Floats) -> None:
+        """Pass a token on, with its text as soon as that is complete, given the logits (V,) for its place."""
         self._unsent.append(token_id)
         if self._params.logprobs is not None:
             self._unsent_logprobs.append(token_logprob(logits, token_id, self._params.logprobs))
