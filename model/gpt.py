@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from model.config import GPTConfig
 from model.kv_cache import CacheView
-from model.rope import Rotation, rope_frequencies, rope_magnitude
+from model.rope import rope_magnitude
+from model.rotation import Rotation, frequencies_of
 
 NORMS: dict[str, Callable[[int, float], nn.Module]] = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -129,7 +130,7 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tied_head:
             self.lm_head.weight = self.wte.weight
-        frequencies = rope_frequencies(config.rope, config.head_dim) if config.rope else torch.empty(0, device="cpu")
+        frequencies = frequencies_of(config.rope, config.head_dim) if config.rope else torch.empty(0, device="cpu")
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model.checkpoint.gguf_rope import recover_llama3
 from model.checkpoint.open import open_checkpoint
 from model.config import LinearScaling, Llama3Scaling, Rope, RopeScaling, YarnScaling
-from model.rope import rope_frequencies
+from model.rotation import frequencies_of
 
 Rewrite = Callable[..., Path]
 
@@ -80,7 +80,7 @@ def rewrite(tiny_path: Path, tmp_path: Path) -> Rewrite:
 
 
 def divisors_of(rope: Rope, head_dim: int) -> np.ndarray:
-    return (rope_frequencies(Rope(rope.base), head_dim) / rope_frequencies(rope, head_dim)).numpy()
+    return (frequencies_of(Rope(rope.base), head_dim) / frequencies_of(rope, head_dim)).numpy()
 
 
 @pytest.mark.parametrize(("keys", "expected"), SCALINGS)
@@ -141,5 +141,5 @@ def test_recovered_scaling_has_the_same_frequencies(
     rope, head_dim = Rope(base, Llama3Scaling(factor, 1, 4, original_ctx)), 2 * n_pairs
     recovered = recover_llama3(divisors_of(rope, head_dim), base)
     assert recovered is not None
-    frequencies = rope_frequencies(Rope(base, recovered), head_dim)
-    torch.testing.assert_close(frequencies, rope_frequencies(rope, head_dim), rtol=1e-6, atol=0)
+    frequencies = frequencies_of(Rope(base, recovered), head_dim)
+    torch.testing.assert_close(frequencies, frequencies_of(rope, head_dim), rtol=1e-6, atol=0)

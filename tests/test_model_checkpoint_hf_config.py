@@ -16,7 +16,8 @@ from model.checkpoint.hf_families import FAMILIES
 from model.checkpoint.json_file import JsonObject, parse_json
 from model.config import GPTConfig, LinearScaling, Llama3Scaling, Rope, YarnScaling
 from model.errors import CheckpointError
-from model.rope import rope_frequencies, rope_magnitude
+from model.rope import rope_magnitude
+from model.rotation import frequencies_of
 
 ROPE_FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "smollm3"]
 WINDOWED_FAMILIES = ROPE_FAMILIES[1:]
@@ -146,7 +147,7 @@ def test_rotary_positions_are_those_of_transformers(keys: dict[str, Any], model_
         assert ours.rope == Rope(theirs.rope_parameters["rope_theta"])
     else:
         frequencies, magnitude = ROPE_INIT_FUNCTIONS[kind](theirs, torch.device("cpu"))
-        torch.testing.assert_close(rope_frequencies(ours.rope, 16), frequencies, rtol=1e-6, atol=0)
+        torch.testing.assert_close(frequencies_of(ours.rope, 16), frequencies, rtol=1e-6, atol=0)
         assert rope_magnitude(ours.rope) == pytest.approx(magnitude, rel=1e-12)
 
 

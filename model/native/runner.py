@@ -15,6 +15,7 @@ from model.engine.runner import Chunk, KVDType
 from model.native.build import load_library
 from model.native.weights import ROWS, pack, read_vector
 from model.parameters import Shape, parameter_shapes
+from model.rope import rope_frequencies, rope_magnitude
 from model.sampling import Floats
 
 SOURCE = Path(__file__).with_name("decode.c")
@@ -212,10 +213,9 @@ class _Weights:
         self.model.activation = ACTIVATIONS.index(config.activation)
         self.model.norm_eps = config.norm_eps
         if config.rope is not None:
-            from model.rope import rope_frequencies, rope_magnitude
-
+            evens = np.arange(0, config.head_dim, 2, dtype=np.float32)
             self.model.rope_magnitude = rope_magnitude(config.rope)
-            self.model.frequencies = self._keep(rope_frequencies(config.rope, config.head_dim).numpy())
+            self.model.frequencies = self._keep(rope_frequencies(config.rope, evens))
         for index, layer in enumerate(self._layers):
             layer.rotates, layer.window = config.rotates(index), config.window_of(index) or 0
 
