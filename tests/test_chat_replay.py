@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from time import sleep
 from typing import Any
 from zlib import crc32
 
@@ -12,6 +13,7 @@ from fake_runner import END, Counting, FakeRunner, Network, TokenIds
 from real_engine import WatchedRunner, new_engine
 
 from chat.context import ContextBuilder
+from chat.loaded_model import LoadedModel
 from chat.manager import DialogueManager
 from chat.replay import Comparison, Mark, ReplayImpossible, check_model, read_recording, replay
 from model.chat_template import ChatTemplate
@@ -45,6 +47,17 @@ class Letters:
         return logits
 
 
+class Slow:
+    """A network that takes its time, so that a reply can be stopped before it ends by itself."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def __call__(self, token_ids: TokenIds) -> Floats:
+        sleep(0.02)
+        return self._network(token_ids)
+
+
 @contextmanager
 def engine_of(checkpoint: Checkpoint, network: Network, *, n_ctx: int = N_CTX, n_draft: int = 0) -> Iterator[Engine]:
     limits = Limits(n_ctx, frozenset({END}))
@@ -62,9 +75,8 @@ def open_manager(store: ConversationStore, branches: BranchStore) -> Iterator[Op
 
     def open_manager(engine: Engine, checkpoint: Checkpoint) -> DialogueManager:
         builder = ContextBuilder(checkpoint.chat_template, checkpoint.tokenizer, N_CTX)
-        manager = DialogueManager(
-            store, branches, engine, builder, model_name="m", model_digest=DIGEST, sampling_params=PARAMS
-        )
+        model = LoadedModel("m", DIGEST, engine, builder, PARAMS)
+        manager = DialogueManager(store, branches, lambda: model)
         managers.append(manager)
         return manager
 
@@ -76,6 +88,12 @@ def open_manager(store: ConversationStore, branches: BranchStore) -> Iterator[Op
 @pytest.fixture
 def manager(open_manager: Open, tiny_checkpoint: Checkpoint) -> Iterator[DialogueManager]:
     with engine_of(tiny_checkpoint, Letters(tiny_checkpoint)) as engine:
+        yield open_manager(engine, tiny_checkpoint)
+
+
+@pytest.fixture
+def slow_manager(open_manager: Open, tiny_checkpoint: Checkpoint) -> Iterator[DialogueManager]:
+    with engine_of(tiny_checkpoint, Slow(Letters(tiny_checkpoint))) as engine:
         yield open_manager(engine, tiny_checkpoint)
 
 
@@ -176,11 +194,11 @@ def test_a_reply_cut_inside_a_token_is_compared_by_its_text(
 
 
 def test_a_stopped_reply_is_compared_as_far_as_it_goes(
-    manager: DialogueManager, store: ConversationStore, chat: str, again: Again
+    slow_manager: DialogueManager, store: ConversationStore, chat: str, again: Again
 ) -> None:
-    turn = manager.send("ada", chat, "hello", replace(PARAMS, max_tokens=900, min_tokens=900))
+    turn = slow_manager.send("ada", chat, "hello", replace(PARAMS, max_tokens=900, min_tokens=900))
     next(snapshot for snapshot in turn.watch() if snapshot.text)
-    manager.stop("ada", chat)
+    slow_manager.stop("ada", chat)
     turn.join()
     reply = store.path("ada", chat)[-1]
     assert reply.status == "stopped"
@@ -189,11 +207,11 @@ def test_a_stopped_reply_is_compared_as_far_as_it_goes(
 
 
 def test_an_interrupted_reply_is_compared_as_far_as_it_goes(
-    manager: DialogueManager, store: ConversationStore, chat: str, again: Again
+    slow_manager: DialogueManager, store: ConversationStore, chat: str, again: Again
 ) -> None:
-    turn = manager.send("ada", chat, "hello", replace(PARAMS, max_tokens=900, min_tokens=900))
+    turn = slow_manager.send("ada", chat, "hello", replace(PARAMS, max_tokens=900, min_tokens=900))
     next(snapshot for snapshot in turn.watch() if snapshot.text)
-    manager.close()
+    slow_manager.close()
     reply = store.path("ada", chat)[-1]
     assert reply.status == "interrupted"
     assert again(reply) == Comparison("tokens", len(reply.token_ids or ()))
