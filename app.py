@@ -3,14 +3,16 @@
 Whatever needs torch or Gradio is imported where it is used, so that a wrong flag or file is refused at once.
 """
 
+import gc
 import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,99 +36,74 @@ from chat.cli.flags import (
 from chat.cli.keeping import backup, erase, expire, restore
 from chat.cli.models import print_models, print_models_as_json
 from chat.cli.presets import choose_preset, presets_cli
-from chat.cli.progress import progress_bar
+from chat.cli.progress import ProgressBar, progress_bar
 from chat.cli.replay import run_replay
 from chat.cli.search import search
 from chat.cli.verify import verify
-from chat.context import ContextBuilder
 from chat.data_folder import LOCAL_OWNER, lock_data, upgrade
 from chat.engine import open_engine, plan_engine
 from chat.errors import ChatError
+from chat.loaded_model import LoadedModel
+from chat.opening import digest_of, fetch_checkpoint, name_of_model, new_context_builder, open_model
 from chat.settings import Settings, SettingsError
 from chat.text import check_message
-from model.checkpoint.catalog import CATALOG, fetch, resolve
-from model.checkpoint.checkpoint import Checkpoint
-from model.checkpoint.digest import checkpoint_digest
-from model.checkpoint.open import open_checkpoint
+from model.checkpoint.catalog import CATALOG, fetch
 from model.errors import ModelError
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
-    from chat.manager import DialogueManager
+    from chat.model_host import ModelHost
+    from chat.workspace import Workspace
     from model.engine.engine import Engine
     from model.engine.runner import Runner
-    from storage.conversations import ConversationStore
+    from storage.database import Database
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHUTDOWN_SECONDS = 3
+HEAD_START_SECONDS = 1.5  # of the page before the model
 
 logger = logging.getLogger("parley")
 
 # What the commands are made of.
 
 
-def fetch_checkpoint(settings: Settings) -> Checkpoint:
-    """Open the file or folder of weights, downloaded if it is a known one that is not here yet."""
-    with progress_bar(f"Downloading {settings.model}", "B") as progress:
-        path = resolve(settings.model, settings.data / "models", progress)
-    return open_checkpoint(path)
-
-
 @contextmanager
-def open_dialogue(
-    settings: Settings, *, show: Callable[[str], None], temporary: bool = False
-) -> Iterator[tuple["DialogueManager", "ConversationStore", "Engine"]]:
-    """Open everything that a dialogue needs: the data folder for this process alone, the database, the engine.
-
-    A temporary dialogue has a database in memory instead, and writes nothing of it anywhere.
-    """
-    from chat.manager import DialogueManager
-    from storage.branches import BranchStore
+def open_kept(settings: Settings, *, show: Callable[[str], None]) -> Iterator["Database"]:
+    """Open the database of the data folder, which is this process's alone, ready to be chatted in."""
     from storage.conversations import ConversationStore
     from storage.database import Database
     from storage.erasure import ErasureStore
 
-    with nullcontext() if temporary else lock_data(settings.data):
-        checkpoint = fetch_checkpoint(settings)  # a wrong file is refused before there is a database
-        with closing(Database(None if temporary else settings.data / "parley.db")) as database:
-            database.check()
-            upgrade(database)
-            ErasureStore(database).finish()
-            store = ConversationStore(database)
-            if n_interrupted := store.interrupt_streaming():
-                show(f"{n_interrupted} replies were cut off at the last end; they are marked as interrupted.")
-            plan = plan_engine(settings, checkpoint)
-            with open_engine(settings, checkpoint, plan) as engine:
-                manager = DialogueManager(
-                    store,
-                    BranchStore(database),
-                    engine,
-                    new_context_builder(settings, checkpoint, plan.n_ctx),
-                    model_name=name_of_model(settings),
-                    model_digest=digest_of(settings, checkpoint),
-                    sampling_params=checkpoint.sampling_params,
-                )
-                with closing(manager):
-                    yield manager, store, engine
+    with lock_data(settings.data), closing(Database(settings.data / "parley.db")) as database:
+        database.check()
+        upgrade(database)
+        ErasureStore(database).finish()
+        if n_interrupted := ConversationStore(database).interrupt_streaming():
+            show(f"{n_interrupted} replies were cut off at the last end; they are marked as interrupted.")
+        yield database
 
 
-def new_context_builder(settings: Settings, checkpoint: Checkpoint, n_ctx: int) -> ContextBuilder:
-    """Return the builder of prompts of up to n_ctx tokens for a checkpoint."""
-    template = checkpoint.chat_template.with_thinking() if settings.thinking else checkpoint.chat_template
-    return ContextBuilder(template, checkpoint.tokenizer, n_ctx)
+@contextmanager
+def open_memory() -> Iterator["Database"]:
+    """Open a database in memory, of which nothing is ever written anywhere."""
+    from storage.database import Database
+
+    with closing(Database(None)) as database:
+        database.migrate()
+        yield database
 
 
-def digest_of(settings: Settings, checkpoint: Checkpoint) -> str:
-    """Return the digest of a model's files; that of a known one was checked when it came."""
-    if entry := CATALOG.get(settings.model):
-        return entry.sha256
-    with progress_bar(f"Hashing {checkpoint.path.name}", "B") as progress:
-        return checkpoint_digest(checkpoint.path, progress)
+@contextmanager
+def open_dialogue(settings: Settings, *, show: Callable[[str], None], temporary: bool = False) -> Iterator["Workspace"]:
+    """Open the model and everything that a dialogue needs; nothing of a temporary one is kept."""
+    from chat.workspace import open_workspace
 
-
-def name_of_model(settings: Settings) -> str:
-    """Return what a model is called: its name in the catalog, or that of its file."""
-    return settings.model if settings.model in CATALOG else Path(settings.model).stem
+    with (
+        open_memory() if temporary else open_kept(settings, show=show) as database,
+        open_model(settings) as model,
+        open_workspace(database, lambda: model) as workspace,
+    ):
+        yield workspace
 
 
 # The command line.
@@ -155,23 +132,46 @@ def serve(settings: Settings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Gradio's own files: never in a folder that others share
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(settings.data / "gradio"))
+    from chat.model_host import ModelHost
+    from chat.workspace import open_workspace
+
+    def open_named(name: str, bar: ProgressBar) -> AbstractContextManager[LoadedModel]:
+        return open_model(settings.model_copy(update={"model": name}), bar)
+
+    if settings.model not in CATALOG:
+        fetch_checkpoint(settings)  # a wrong file is refused at once
     with (
         listen(settings.host, settings.port) as listener,
-        open_dialogue(settings, show=logger.info) as (manager, store, engine),
+        open_kept(settings, show=logger.info) as database,
+        open_memory() as memory,
+        closing(ModelHost(open_named)) as host,
+        open_workspace(database, host.model) as kept,
+        open_workspace(memory, host.model) as temporary,
     ):
-        run_server(manager, store, engine, listener)
+        run_server(settings, kept, temporary, host, listener)
 
 
 def run_server(
-    manager: "DialogueManager", store: "ConversationStore", engine: "Engine", listener: socket.socket
+    settings: Settings, kept: "Workspace", temporary: "Workspace", host: "ModelHost", listener: socket.socket
 ) -> None:
-    """Serve the page on an open socket."""
+    """Serve the page and the API on an open socket."""
     import uvicorn
 
-    from chat.api.server import create_app
-    from chat.ui.page import Page
+    from chat.ui.quick_import import import_gradio
 
-    app = create_app(Page(manager, store, LOCAL_OWNER).build(), engine)
+    gc.disable()  # what is loaded now stays: looking for garbage in it takes a tenth of the start
+    import_gradio()
+    from chat.api.server import create_app
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            for workspace in (kept, temporary):
+                workspace.bus.close()  # so that streams of events end by themselves
+            await super().shutdown(sockets)
+
+    app = create_app(settings, kept, temporary, host)
+    gc.freeze()
+    gc.enable()
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -179,9 +179,11 @@ def run_server(
         access_log=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    host, port = listener.getsockname()[:2]
-    logger.info("Parley is at http://%s:%d", f"[{host}]" if ":" in host else host, port)
-    uvicorn.Server(config).run(sockets=[listener])
+    # the page first: whoever opens it sees it sooner, and can write at about the same time
+    Timer(HEAD_START_SECONDS, host.load, [settings.model]).start()
+    address, port = listener.getsockname()[:2]
+    logger.info("Parley is at http://%s:%d", f"[{address}]" if ":" in address else address, port)
+    Server(config).run(sockets=[listener])
 
 
 @contextmanager
@@ -193,7 +195,8 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
             "there are no accounts yet, so anybody who reaches the page would read everything."
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
+    # asyncio has connections send at once (TCP_NODELAY) only if their socket names its protocol
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
@@ -224,10 +227,10 @@ def chat(
     overrides = {**chosen.params, **sampling_overrides(temperature, max_tokens, seed, param)}
     from chat.terminal import run_terminal
 
-    with open_dialogue(settings, show=typer.echo, temporary=temporary) as (manager, _, _):
-        params = override(manager.sampling_params, overrides)
+    with open_dialogue(settings, show=typer.echo, temporary=temporary) as workspace:
+        params = override(workspace.manager.model.sampling_params, overrides)
         system_prompt = chosen.system_prompt if system is None else system
-        run_terminal(manager, LOCAL_OWNER, params, system_prompt=system_prompt, preset=preset, recap=recap)
+        run_terminal(workspace.manager, LOCAL_OWNER, params, system_prompt=system_prompt, preset=preset, recap=recap)
 
 
 @cli.command()

@@ -66,8 +66,8 @@ class ContextBuilder:
 
     def __init__(self, chat_template: ChatTemplate, tokenizer: Tokenizer, n_ctx: int) -> None:
         self._chat_template = chat_template
-        self._tokenizer = tokenizer
-        self._n_ctx = n_ctx
+        self.tokenizer = tokenizer
+        self.n_ctx = n_ctx
         self._overhead = _measure_overhead(chat_template)
         self._beginning = _find_beginning(chat_template)
 
@@ -86,7 +86,7 @@ class ContextBuilder:
         sentences of what is dropped are quoted. Raises MessageTooLong when the newest message does not even fit with
         that room and what is pinned alone.
         """
-        budget = self._n_ctx - min(max_new_tokens, self._n_ctx // 2) - len(begun)
+        budget = self.n_ctx - min(max_new_tokens, self.n_ctx // 2) - len(begun)
         room = int(budget * RECAP_SHARE) if recap else 0
         system = [ChatMessage("system", system_prompt)] if system_prompt else []
         turns = self._split_into_turns(path)
@@ -115,14 +115,14 @@ class ContextBuilder:
     def beginning(self, reply: Message) -> list[int]:
         """Return the ids with which the rest of a reply is asked for."""
         written = self.reply_token_ids(reply.content, reply.token_ids or ())
-        return written or self._tokenizer.encode(reply.content)
+        return written or self.tokenizer.encode(reply.content)
 
     def reply_token_ids(self, content: str, token_ids: Sequence[int]) -> list[int] | None:
         """Return the ids of a reply if they spell its content exactly, so that a later prompt can repeat them.
 
         Those of another model's vocabulary do not, and control tokens spell nothing.
         """
-        if all(map(self._tokenizer.token_bytes, token_ids)) and self._tokenizer.decode(token_ids) == content:
+        if all(map(self.tokenizer.token_bytes, token_ids)) and self.tokenizer.decode(token_ids) == content:
             return list(token_ids)
         return None
 
@@ -147,7 +147,7 @@ class ContextBuilder:
         return _Entry(message, size, tuple(written or ()))
 
     def _count(self, text: str) -> int:
-        return len(self._tokenizer.encode(text))
+        return len(self.tokenizer.encode(text))
 
     def _count_system(self, system: list[ChatMessage]) -> int:
         return len(self._chat_template.encode([*system, ChatMessage("user", "")]))

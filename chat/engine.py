@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chat.cli.progress import progress_bar
+from chat.cli.progress import ProgressBar, progress_bar
 from chat.settings import Settings, SettingsError
 from model.checkpoint.checkpoint import ITEM_BYTES, Checkpoint, load_model
 from model.config import BLOCK_SIZE, GPTConfig
@@ -48,7 +48,9 @@ def plan_engine(settings: Settings, checkpoint: Checkpoint) -> Plan:
 
 
 @contextmanager
-def open_engine(settings: Settings, checkpoint: Checkpoint, plan: Plan) -> Iterator["Engine"]:
+def open_engine(
+    settings: Settings, checkpoint: Checkpoint, plan: Plan, bar: ProgressBar = progress_bar
+) -> Iterator["Engine"]:
     """Load a checkpoint's weights and start an engine on them."""
     from model.engine.engine import Engine
     from model.engine.sequence import Limits
@@ -58,7 +60,7 @@ def open_engine(settings: Settings, checkpoint: Checkpoint, plan: Plan) -> Itera
             "A conversation may have %s of %s tokens; --kv-memory says how many.", plan.n_ctx, checkpoint.config.n_ctx
         )
     try:
-        runner = _open_runner(settings, checkpoint, plan)
+        runner = _open_runner(settings, checkpoint, plan, bar)
         limits = Limits(plan.n_ctx, checkpoint.end_ids)
         n_draft = (NATIVE_DRAFT if plan.native else 0) if settings.draft is None else settings.draft
         engine = Engine(runner, checkpoint.tokenizer, limits, n_draft=n_draft)
@@ -92,8 +94,8 @@ def _native_works(settings: Settings, config: GPTConfig) -> bool:
     return missing is None
 
 
-def _open_runner(settings: Settings, checkpoint: Checkpoint, plan: Plan) -> "Runner":
-    with progress_bar(f"Loading {checkpoint.path.name}", "tensors") as progress:
+def _open_runner(settings: Settings, checkpoint: Checkpoint, plan: Plan, bar: ProgressBar) -> "Runner":
+    with bar(f"Loading {checkpoint.path.name}", "tensors") as progress:
         if plan.native:
             from model.native.runner import NativeRunner
 

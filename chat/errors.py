@@ -10,6 +10,7 @@ ChatError
   + Unreadable       a file that was to be imported is not what it should be
   + NotPossible      the message is not one that this can be done with
   + AlreadySent      the same request has come before
+  + ModelNotReady    no model is loaded yet, or the one that was to be loaded cannot be used
 
 What only one module raises is defined there.
 """
@@ -80,3 +81,10 @@ class AlreadySent(ChatError):
         super().__init__("This message was sent already.")
         self.message_id = message_id
         self.reply_id = reply_id  # none once it has been deleted
+
+
+class ModelNotReady(ChatError):
+    """Nothing can be written yet; the text says why no model is there, if one could not be loaded."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason or "The model is still being loaded: try again in a moment.")

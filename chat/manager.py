@@ -2,20 +2,21 @@
 
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from types import EllipsisType
 
-from chat.context import Context, ContextBuilder
-from chat.errors import AlreadySent, ChatError, NotPossible, PromptFailed
+from chat.bus import Bus
+from chat.context import Context
+from chat.errors import AlreadySent, ChatError, NotPossible
 from chat.ledger import Ledger, join_ledger, split_ledger
+from chat.loaded_model import LoadedModel
 from chat.prompts import split_prompt
 from chat.text import check_message
 from chat.titles import keyword_title, make_title
 from chat.turn import Ending, Turn
-from model.engine.engine import Engine
 from model.engine.generation import Generation, Piece
-from model.errors import CheckpointError, ModelError
+from model.errors import ModelError
 from model.sampling_params import SamplingParams
 from storage.branches import BranchStore
 from storage.conversations import ConversationStore
@@ -30,24 +31,25 @@ class DialogueManager:
         self,
         store: ConversationStore,
         branches: BranchStore,
-        engine: Engine,
-        context_builder: ContextBuilder,
-        *,
-        model_name: str,
-        model_digest: str,
-        sampling_params: SamplingParams,
+        model: Callable[[], LoadedModel],
+        bus: Bus | None = None,
     ) -> None:
-        """Chat with one model; `sampling_params` are those that its makers recommend."""
-        self.model_name = model_name
-        self.model_digest = model_digest
-        self.sampling_params = sampling_params
+        """Chat with the model that a function returns, which raises ModelNotReady while there is none.
+
+        Whoever listens on the bus hears of replies that begin and that have ended.
+        """
         self._store = store
         self._branches = branches
-        self._engine = engine
-        self._context_builder = context_builder
+        self._model = model
+        self._bus = bus or Bus()
         # Held while a message is sent: between the row of a reply and its Turn nobody else may look.
         self._lock = threading.RLock()
         self._turns: dict[str, Turn] = {}  # by conversation; ended ones are dropped now and then
+
+    @property
+    def model(self) -> LoadedModel:
+        """The model that would write the next reply; raises ModelNotReady."""
+        return self._model()
 
     def start(
         self,
@@ -68,25 +70,20 @@ class DialogueManager:
             system_prompt=system_prompt,
             preset=preset,
             recap=recap,
-            model=self.model_name,
         )
 
     def check(self, text: str, params: SamplingParams, *, system_prompt: str | None = None) -> str:
-        """Return a message as it would be sent; raises BlankMessage, MessageTooLong or PromptFailed."""
-        text = check_message(text)
-        try:
-            self._context_builder.build_alone(text, system_prompt=system_prompt, max_new_tokens=params.max_tokens)
-        except CheckpointError as error:
-            raise PromptFailed(str(error)) from error
-        return text
+        """Return a message as it would be sent; raises BlankMessage, MessageTooLong, PromptFailed or ModelNotReady."""
+        return self._model().check(text, params, system_prompt=system_prompt)
 
     def preview(self, owner_id: str, conversation_id: str, text: str, params: SamplingParams) -> Ledger:
         """Return the account of the prompt that a message would make, without sending it; raises as `send` does."""
         conversation = self._store.get(owner_id, conversation_id)
-        text = self.check(text, params, system_prompt=conversation.system_prompt)
+        model = self._model()
+        text = model.check(text, params, system_prompt=conversation.system_prompt)
         path = self._store.path(owner_id, conversation_id)
         message = Message(id="", role="user", content=text)
-        return self._build([*path, message], conversation, params).ledger
+        return model.build([*path, message], conversation, params).ledger
 
     def ledger(self, owner_id: str, message_id: str) -> Ledger | None:
         """Return the account of the prompt of a reply, if one is kept; raises MessageNotFound."""
@@ -147,6 +144,20 @@ class DialogueManager:
             reply, conversation = self._find(owner_id, message_id, role="assistant", verb="written anew")
             return self._reply(owner_id, conversation, _parent_id(reply), params)
 
+    def branch_at(self, owner_id: str, message_id: str, place: int, token_id: int, params: SamplingParams) -> Turn:
+        """Start a reply beside another that begins with so many of its tokens and then has another one.
+
+        Raises as `regenerate` does.
+        """
+        with self._lock:
+            reply, conversation = self._find(owner_id, message_id, role="assistant", verb="branched")
+            token_ids = self._model().context_builder.beginning(reply)
+            if place >= len(token_ids):
+                raise NotPossible(f"place: expected less than the reply's {len(token_ids):,} tokens, got {place:,}")
+            forced = (*token_ids[:place], token_id)
+            params = replace(params, forced_token_ids=forced, max_tokens=max(params.max_tokens, len(forced)))
+            return self._reply(owner_id, conversation, _parent_id(reply), params)
+
     def continue_reply(self, owner_id: str, message_id: str, params: SamplingParams) -> Turn:
         """Start a longer version of a reply that was cut, beside it; raises as `regenerate` does."""
         with self._lock:
@@ -201,9 +212,10 @@ class DialogueManager:
 
     def close(self) -> None:
         """End all replies as interrupted, with what has been written of them."""
-        self._engine.close()
         with self._lock:
             turns = list(self._turns.values())
+        for turn in turns:
+            turn.interrupt()
         for turn in turns:
             turn.join()
 
@@ -229,7 +241,8 @@ class DialogueManager:
         edits_id: str | None = None,
         idempotency_key: str | None = None,
     ) -> Turn:
-        text = self.check(text, params, system_prompt=conversation.system_prompt)
+        model = self._model()
+        text = model.check(text, params, system_prompt=conversation.system_prompt)
         params = _seeded(params)
         self._check_idle(owner_id, conversation)
         _, reply = self._store.begin_turn(
@@ -237,15 +250,15 @@ class DialogueManager:
             conversation.id,
             content=text,
             parent_id=parent_id,
-            model=self.model_name,
-            model_digest=self.model_digest,
+            model=model.name,
+            model_digest=model.digest,
             params=asdict(params),
             seed=params.seed,
             title=make_title(text),
             edits_id=edits_id,
             idempotency_key=idempotency_key,
         )
-        return self._begin(owner_id, conversation, reply, params)
+        return self._begin(owner_id, conversation, model, reply, params)
 
     def _reply(
         self,
@@ -256,66 +269,60 @@ class DialogueManager:
         *,
         continued: Message | None = None,
     ) -> Turn:
+        model = self._model()
         params = _seeded(params)
         self._check_idle(owner_id, conversation)
         reply = self._store.begin_reply(
             owner_id,
             conversation.id,
             parent_id=parent_id,
-            model=self.model_name,
-            model_digest=self.model_digest,
+            model=model.name,
+            model_digest=model.digest,
             params=asdict(params),
             seed=params.seed,
             continues_id=continued.id if continued else None,
             content=continued.content if continued else "",
         )
-        begun = Piece(continued.content, tuple(self._context_builder.beginning(continued))) if continued else None
-        return self._begin(owner_id, conversation, reply, params, begun)
+        begun = Piece(continued.content, tuple(model.context_builder.beginning(continued))) if continued else None
+        return self._begin(owner_id, conversation, model, reply, params, begun)
 
     def _begin(
         self,
         owner_id: str,
         conversation: Conversation,
+        model: LoadedModel,
         reply: Message,
         params: SamplingParams,
         begun: Piece | None = None,
     ) -> Turn:
         try:
             path = self._store.path(owner_id, conversation.id, reply.parent_id, ledgers=True)
-            context = self._build(path, conversation, params, begun.token_ids if begun else ())
-            generation = self._engine.submit(
+            context = model.build(path, conversation, params, begun.token_ids if begun else ())
+            generation = model.engine.submit(
                 context.token_ids, context.params(params), owner=owner_id, n_shared=context.n_shared
             )
         except (ChatError, ModelError, StorageError, ValueError) as error:  # the last: parameters, for this model
             self._store.finish_reply(
                 owner_id, reply.id, content=reply.content, status="error", finish_reason="error", error=str(error)
             )
+            self._bus.publish(owner_id, reply.conversation_id)
             raise
         turn = Turn(
             generation,
             flush=lambda text: self._store.flush_reply(owner_id, reply.id, content=text),
-            finish=lambda ending: self._keep(owner_id, reply.id, path, context, generation, ending, begun),
+            finish=lambda ending: self._keep(owner_id, model, reply, path, context, generation, ending, begun),
             begun=begun,
         )
         self._turns = {key: turn for key, turn in self._turns.items() if turn.running}
         self._turns[reply.conversation_id] = turn
+        self._bus.publish(owner_id, reply.conversation_id)
         return turn
-
-    def _build(
-        self, path: Sequence[Message], conversation: Conversation, params: SamplingParams, begun: Sequence[int] = ()
-    ) -> Context:
-        return self._context_builder.build(
-            path,
-            system_prompt=conversation.system_prompt,
-            max_new_tokens=params.max_tokens,
-            begun=begun,
-            recap=conversation.recap,
-        )
 
     def _keep(
         self,
         owner_id: str,
-        reply_id: str,
+        model: LoadedModel,
+        reply: Message,
         path: Sequence[Message],
         context: Context,
         generation: Generation,
@@ -328,12 +335,12 @@ class DialogueManager:
         ledger: Ledger = {**context.ledger, "cached_tokens": usage.cached_tokens}
         self._store.finish_reply(
             owner_id,
-            reply_id,
+            reply.id,
             content=ending.text,
             status=ending.status,
             finish_reason=ending.finish_reason,
             error=ending.error,
-            token_ids=self._context_builder.reply_token_ids(ending.text, ending.token_ids),
+            token_ids=model.context_builder.reply_token_ids(ending.text, ending.token_ids),
             ledger=dict(split_ledger(path, ledger)),
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
@@ -344,6 +351,7 @@ class DialogueManager:
             prompt_ids=prompt_ids,
             title=keyword_title(path[0].content, ending.text) if len(path) == 1 else None,
         )
+        self._bus.publish(owner_id, reply.conversation_id)
 
     def _check_new(self, owner_id: str, conversation: Conversation, text: str, idempotency_key: str) -> None:
         if sent := self._store.find_sent(owner_id, conversation.id, idempotency_key):

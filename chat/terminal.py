@@ -21,7 +21,7 @@ def run_terminal(
 ) -> None:
     """Hold one conversation on stdin and stdout, until the input ends. Ctrl-C stops a reply, not the chat."""
     conversation = None
-    sys.stdout.write(f"{manager.model_name}. Ctrl-C stops a reply, Ctrl-D ends the chat.\n")
+    sys.stdout.write(f"{manager.model.name}. Ctrl-C stops a reply, Ctrl-D ends the chat.\n")
     while (text := _read_line()) is not None:
         try:
             manager.check(text, params, system_prompt=system_prompt)

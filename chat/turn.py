@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from model.engine.generation import Generation, Piece
@@ -74,11 +75,12 @@ class Turn:
         self._finish = finish
         self._pieces = [begun] if begun else []
         self._n_published = len(self._pieces)  # pieces that have been stored and shown
-        self._changed = threading.Condition()  # guards the four below
+        self._changed = threading.Condition()  # guards the five below
         self._text = begun.text if begun else ""
         self._status: Status = "streaming"
         self._error: str | None = None
         self._stopped = False
+        self._listeners: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._work, name="turn", daemon=True)
         self._thread.start()
 
@@ -91,6 +93,10 @@ class Turn:
         """End the reply with what has been shown so far; nothing happens to one that has ended."""
         with self._changed:
             self._stopped = True
+        self._generation.cancel()
+
+    def interrupt(self) -> None:
+        """End the reply with all that has been written of it, since Parley ends; not at its reader's word."""
         self._generation.cancel()
 
     def join(self) -> None:
@@ -120,6 +126,17 @@ class Turn:
             if now != last:
                 yield now
             last = now
+
+    @contextmanager
+    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call a listener whenever there is more text, and at the end; it must not wait for anything."""
+        with self._changed:
+            self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._listeners.remove(listener)
 
     def _differs_from(self, seen: Snapshot) -> Callable[[], bool]:
         return lambda: len(self._text) != len(seen.text) or self._status != seen.status
@@ -174,6 +191,9 @@ class Turn:
         with self._changed:
             self._text, self._status, self._error = text, status, error
             self._changed.notify_all()
+            listeners = tuple(self._listeners)
+        for listener in listeners:  # outside of the lock, which they may take
+            listener()
 
 
 def _ordinal(number: int) -> str:

@@ -4,9 +4,10 @@ Each method names the owner it acts for and sees only that owner's rows; each is
 Rows come back detached: plain values that no longer follow the database.
 """
 
+from collections.abc import Iterable
 from typing import TypedDict, Unpack
 
-from sqlalchemy import Update, exists, select, tuple_, update
+from sqlalchemy import ColumnElement, Update, exists, select, tuple_, update
 from sqlalchemy.orm import Session, defer
 
 from storage.database import Database
@@ -31,8 +32,13 @@ class ConversationChanges(TypedDict, total=False):
     title: str
     pinned: bool
     archived: bool
+    trashed: bool
     system_prompt: str | None
     recap: bool
+
+
+_LAST_USED = ("pinned", "updated_at", "number")
+_LAST_TRASHED = ("trashed_at", "number")
 
 
 class ConversationStore:
@@ -70,58 +76,61 @@ class ConversationStore:
             return find_conversation(session, owner_id, conversation_id)
 
     def update(self, owner_id: str, conversation_id: str, **changes: Unpack[ConversationChanges]) -> Conversation:
-        """Change a conversation; a title is then the user's."""
-        with self._database.write() as session:
-            conversation = find_conversation(session, owner_id, conversation_id)
-            for name, value in changes.items():
-                setattr(conversation, name, value)
-            if "title" in changes:
-                conversation.title_source = "user"
-                index_titles(session, Conversation.id == conversation_id)
+        """Change a conversation; a title is then the user's. What is in the trash already keeps its time there."""
+        [conversation] = self.update_all(owner_id, [conversation_id], **changes)
         return conversation
+
+    def update_all(
+        self, owner_id: str, conversation_ids: Iterable[str], **changes: Unpack[ConversationChanges]
+    ) -> list[Conversation]:
+        """Change conversations as `update` does one, or none of them: raises ConversationNotFound."""
+        with self._database.write() as session:
+            ids = dict.fromkeys(conversation_ids)
+            found = [find_conversation(session, owner_id, conversation_id) for conversation_id in ids]
+            for conversation in found:
+                _change(session, conversation, changes)
+        return found
 
     def trash(self, owner_id: str, conversation_id: str) -> None:
         """Put a conversation into the trash, where it stays until it is restored or erased."""
-        with self._database.write() as session:
-            conversation = find_conversation(session, owner_id, conversation_id)
-            conversation.trashed_at = conversation.trashed_at or utc_now()
+        self.update(owner_id, conversation_id, trashed=True)
 
     def restore(self, owner_id: str, conversation_id: str) -> None:
         """Take a conversation out of the trash again."""
-        with self._database.write() as session:
-            find_conversation(session, owner_id, conversation_id).trashed_at = None
-
-    def trashed(self, owner_id: str, *, limit: int = 100) -> list[Conversation]:
-        """The conversations in the trash, the last thrown away first."""
-        query = (
-            select(Conversation)
-            .where(Conversation.owner_id == owner_id, Conversation.trashed_at.is_not(None))
-            .order_by(Conversation.trashed_at.desc(), Conversation.id)
-            .limit(limit)
-        )
-        with self._database.read() as session:
-            return list(session.scalars(query))
+        self.update(owner_id, conversation_id, trashed=False)
 
     def recent(self, owner_id: str, *, limit: int = 100, after: Conversation | None = None) -> list[Conversation]:
         """The conversations that are neither archived nor in the trash, the pinned first, then the last used.
 
         Those of the next page come `after` the last one of a page, as it was when that page was read.
         """
-        place = (Conversation.pinned, Conversation.updated_at, Conversation.number)
-        query = (
-            select(Conversation)
-            .where(
-                Conversation.owner_id == owner_id,
-                Conversation.archived.is_(False),
-                Conversation.trashed_at.is_(None),
-            )
-            .order_by(*(column.desc() for column in place))
-            .limit(limit)
-        )
+        listed = (Conversation.archived.is_(False), Conversation.trashed_at.is_(None))
+        return self._list(owner_id, listed, _LAST_USED, limit, after)
+
+    def archived(self, owner_id: str, *, limit: int = 100, after: Conversation | None = None) -> list[Conversation]:
+        """The archived conversations that are not in the trash, in the order and the pages of `recent`."""
+        listed = (Conversation.archived.is_(True), Conversation.trashed_at.is_(None))
+        return self._list(owner_id, listed, _LAST_USED, limit, after)
+
+    def trashed(self, owner_id: str, *, limit: int = 100, after: Conversation | None = None) -> list[Conversation]:
+        """The conversations in the trash, the last thrown away first, in pages as `recent` has them."""
+        listed = (Conversation.trashed_at.is_not(None),)
+        return self._list(owner_id, listed, _LAST_TRASHED, limit, after)
+
+    def _list(
+        self,
+        owner_id: str,
+        listed: Iterable[ColumnElement[bool]],
+        order: tuple[str, ...],
+        limit: int,
+        after: Conversation | None,
+    ) -> list[Conversation]:
+        columns = [getattr(Conversation, name) for name in order]
+        query = select(Conversation).where(Conversation.owner_id == owner_id, *listed)
         if after is not None:
-            query = query.where(tuple_(*place) < (after.pinned, after.updated_at, after.number))
+            query = query.where(tuple_(*columns) < tuple(getattr(after, name) for name in order))
         with self._database.read() as session:
-            return list(session.scalars(query))
+            return list(session.scalars(query.order_by(*(column.desc() for column in columns)).limit(limit)))
 
     def path(
         self, owner_id: str, conversation_id: str, leaf_id: str | None = None, *, ledgers: bool = False
@@ -321,6 +330,17 @@ class ConversationStore:
             return _rowcount(session, stale)
 
 
+def _change(session: Session, conversation: Conversation, changes: ConversationChanges) -> None:
+    for name, value in changes.items():
+        if name != "trashed":
+            setattr(conversation, name, value)
+    if "trashed" in changes:
+        conversation.trashed_at = (conversation.trashed_at or utc_now()) if changes["trashed"] else None
+    if "title" in changes:
+        conversation.title_source = "user"
+        index_titles(session, Conversation.id == conversation.id)
+
+
 def _new_reply(
     conversation: Conversation,
     parent_id: str,
@@ -331,7 +351,7 @@ def _new_reply(
     params: JsonObject,
     seed: int | None,
 ) -> Message:
-    conversation.params = params
+    conversation.params, conversation.model = params, model
     return Message(
         id=new_id(),
         conversation_id=conversation.id,

@@ -67,10 +67,10 @@ def hold_chats(data: Path, model: Path, pipe: Connection) -> None:
         with lock:
             pipe.send(shown)
 
-    with open_dialogue(dialogue_settings(data, model), show=ignore) as (manager, store, _):
-        chats = [conversation.id for conversation in store.recent(LOCAL_OWNER, limit=N_CHATS)]
-        chats += [manager.start(LOCAL_OWNER, channel="ui").id for _ in range(N_CHATS - len(chats))]
-        threads = [threading.Thread(target=_hold, args=(manager, chat, tell)) for chat in chats]
+    with open_dialogue(dialogue_settings(data, model), show=ignore) as workspace:
+        chats = [conversation.id for conversation in workspace.conversations.recent(LOCAL_OWNER, limit=N_CHATS)]
+        chats += [workspace.manager.start(LOCAL_OWNER, channel="ui").id for _ in range(N_CHATS - len(chats))]
+        threads = [threading.Thread(target=_hold, args=(workspace.manager, chat, tell)) for chat in chats]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -97,11 +97,11 @@ def ask_often(data: Path, model: Path, n_messages: int, pipe: Connection) -> Non
     pipe.send("ready")
     pipe.recv()
     try:
-        with open_dialogue(dialogue_settings(data, model), show=ignore) as (manager, store, _):
+        with open_dialogue(dialogue_settings(data, model), show=ignore) as workspace:
             for _ in range(n_messages):
                 try:
-                    [chat] = store.recent(LOCAL_OWNER, limit=1)
-                    _ask(manager, chat.id, SHORT, pipe.send)
+                    [chat] = workspace.conversations.recent(LOCAL_OWNER, limit=1)
+                    _ask(workspace.manager, chat.id, SHORT, pipe.send)
                 except StorageError as error:
                     pipe.send(Refused(str(error)))
     except StorageError as error:

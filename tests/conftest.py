@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
 import gguf
+import httpx
 import numpy as np
 import pytest
 from alembic import command
@@ -20,6 +22,7 @@ from real_engine import WatchedRunner, new_engine, open_runner
 from sqlalchemy.orm import Session
 
 from chat.context import ContextBuilder
+from chat.loaded_model import LoadedModel
 from chat.manager import DialogueManager
 from model.checkpoint.catalog import DEFAULT_MODEL, resolve
 from model.checkpoint.checkpoint import Checkpoint, load_model
@@ -141,16 +144,10 @@ def manager(
     store: ConversationStore, branches: BranchStore, engine: ScriptedEngine, tiny_checkpoint: Checkpoint
 ) -> Iterator[DialogueManager]:
     builder = ContextBuilder(tiny_checkpoint.chat_template, tiny_checkpoint.tokenizer, tiny_checkpoint.config.n_ctx)
-    manager = DialogueManager(
-        store,
-        branches,
-        cast(Engine, engine),
-        builder,
-        model_name="tiny",
-        model_digest="abc",
-        sampling_params=SamplingParams(),
-    )
+    model = LoadedModel("tiny", "abc", cast(Engine, engine), builder, SamplingParams())
+    manager = DialogueManager(store, branches, lambda: model)
     yield manager
+    engine.close()
     manager.close()
 
 
@@ -261,6 +258,13 @@ class Server:
         self.url, self.port = found[1], int(found[2])
         self._reader = threading.Thread(target=self._log.extend, args=(self.process.stderr,), daemon=True)
         self._reader.start()
+        self._wait_for_model()
+
+    def _wait_for_model(self) -> None:
+        deadline = time.monotonic() + 60
+        while httpx.get(f"{self.url}/health").status_code != 200:
+            assert time.monotonic() < deadline, f"no model: {self.log}"
+            time.sleep(0.05)
 
     @property
     def log(self) -> str:

@@ -19,7 +19,7 @@ from conftest import ROOT, Server, write_tiny_gguf
 from families import FAMILIES
 from gguf_files import write_gguf
 
-import app
+from chat.opening import new_context_builder
 from chat.settings import load_settings
 from model.checkpoint.catalog import CATALOG, DEFAULT_MODEL
 from model.checkpoint.open import open_checkpoint
@@ -265,7 +265,7 @@ def test_complete_keeps_to_a_schema(default_path: Path, tmp_path: Path) -> None:
 def test_thinking_reaches_the_template(tmp_path: Path, thinking: bool, expected: str) -> None:
     template = "{{ messages[-1].content }}{{ enable_thinking }}"
     checkpoint = open_checkpoint(write_tiny_gguf(tmp_path / "tiny.gguf", tokenizer_chat_template=template))
-    builder = app.new_context_builder(load_settings(thinking=thinking), checkpoint, 64)
+    builder = new_context_builder(load_settings(thinking=thinking), checkpoint, 64)
     context = builder.build_alone("hello", system_prompt=None, max_new_tokens=5)
     assert checkpoint.tokenizer.decode(context.token_ids) == f"hello{expected}"
 

@@ -12,9 +12,10 @@ from zipfile import ZipFile
 import pytest
 from conftest import ROOT
 
-from chat.cli.archive import describe, export_conversations, find_write, import_file, narrow, select
+from chat.cli.archive import describe, export_conversations, import_file, select
 from chat.data_folder import open_database
 from chat.errors import NothingSelected, Unreadable
+from chat.exports import find_write
 from chat.formats import parley as parley_format
 from chat.formats.archive import ArchivedConversation, from_tree
 from chat.formats.table import FORMATS, find_format
@@ -25,7 +26,6 @@ from storage.conversations import ConversationStore
 from storage.database import Database
 from storage.errors import ConversationNotFound
 from storage.feedback import FeedbackStore
-from storage.search import SearchStore
 
 EVERYTHING = Selection()
 NO_FLAGS = dict.fromkeys(("channel", "since", "until", "rating"))
@@ -117,7 +117,6 @@ def test_conversations_are_selected_by_id_channel_date_and_rating(data: Path, st
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        ({}, "export: expected the id of a conversation, --all, or a flag that selects some, got none"),
         ({"channel": "fax"}, "--channel: expected one of ui, widget, api, import, terminal, got 'fax'"),
         ({"since": "yesterday"}, "--since: expected a date such as 2026-01-31, got 'yesterday'"),
         ({"until": "2026-02-30"}, "--until: expected a date such as 2026-01-31, got '2026-02-30'"),
@@ -136,6 +135,12 @@ def test_flags_that_are_wrong_are_refused(flags: dict[str, object], reason: str)
     with pytest.raises(SettingsError) as refused:
         select(None, False, **NO_FLAGS | flags)  # type: ignore[arg-type]
     assert str(refused.value) == reason
+
+
+def test_an_export_of_nothing_in_particular_is_refused(data: Path) -> None:
+    exported = parley("export", "--data", str(data))
+    assert (exported.returncode, exported.stdout) == (2, "")
+    assert exported.stderr.startswith("parley: ids: expected those of conversations, or all, or a filter")
 
 
 def test_what_is_not_there_is_not_exported(data: Path, tmp_path: Path) -> None:
@@ -240,27 +245,6 @@ def test_a_zip_goes_to_stdout(data: Path, tmp_path: Path) -> None:
         assert len(zipped.namelist()) == 2
 
 
-def test_a_search_selects_together_with_the_other_flags(
-    data: Path, store: ConversationStore, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    search, archive = SearchStore(database), ArchiveStore(database)
-    first, second = archive.ids("local", Selection())
-
-    def found(query: str, selection: Selection = EVERYTHING) -> list[str]:
-        return archive.ids("local", narrow(selection, search, "local", query))
-
-    assert found("one") == [first]
-    assert found("yes") == [first, second]
-    assert found("yes", Selection(ids=[second])) == [second]
-    assert found("yes", Selection(channel="widget")) == []
-    assert found("three") == found("") == []
-    store.trash("local", first)
-    assert found("yes") == [second]
-    monkeypatch.setattr("chat.cli.archive.N_RANKED", 1)
-    with pytest.raises(SettingsError, match=r"^--query: expected words that fewer than 1 messages have"):
-        found("yes")
-
-
 def test_what_is_redacted_is_counted_on_stderr(data: Path, store: ConversationStore) -> None:
     ask(store, "Is ada@example.com yours, or bob@example.com?")
     exported = parley("export", "--data", str(data), "--query", "yours", "--redact", "--format", "text")
@@ -285,12 +269,6 @@ def test_a_chain_is_verified_and_imported(data: Path, tmp_path: Path) -> None:
     plain = parley("verify", str(tmp_path / "plain"))
     assert (plain.returncode, plain.stdout) == (2, "")
     assert plain.stderr.startswith(f"parley: {tmp_path / 'plain'}: expected a chain of hashes")
-
-
-@pytest.mark.parametrize(("name", "zipped"), [("html", False), ("parley", True)])
-def test_a_chain_is_of_the_lines_of_one_file(name: str, zipped: bool) -> None:
-    with pytest.raises(SettingsError, match="--chain: expected the format parley without --zip"):
-        find_write(name, chained=True, zipped=zipped)
 
 
 def test_the_schema_is_printed() -> None:

@@ -7,6 +7,7 @@ import typer
 
 from chat.cli.replay import CONDITIONS, describe, run_replay
 from chat.context import ContextBuilder
+from chat.loaded_model import LoadedModel
 from chat.manager import DialogueManager
 from chat.replay import Comparison, Mark, ReplayImpossible
 from chat.settings import Settings
@@ -26,15 +27,9 @@ from storage.tables import Message
 def reply(store: ConversationStore, branches: BranchStore, tiny_engine: Engine, tiny_checkpoint: Checkpoint) -> Message:
     """A reply of the tiny model, in the database of a data folder."""
     params = SamplingParams(temperature=0, max_tokens=8, banned_token_ids=(0, 1), seed=1)
-    manager = DialogueManager(
-        store,
-        branches,
-        tiny_engine,
-        ContextBuilder(tiny_checkpoint.chat_template, tiny_checkpoint.tokenizer, tiny_checkpoint.config.n_ctx),
-        model_name="tiny",
-        model_digest=checkpoint_digest(tiny_checkpoint.path),
-        sampling_params=params,
-    )
+    builder = ContextBuilder(tiny_checkpoint.chat_template, tiny_checkpoint.tokenizer, tiny_checkpoint.config.n_ctx)
+    model = LoadedModel("tiny", checkpoint_digest(tiny_checkpoint.path), tiny_engine, builder, params)
+    manager = DialogueManager(store, branches, lambda: model)
     chat = manager.start("local", channel="ui").id
     manager.send("local", chat, "hello", params).join()
     reply = store.path("local", chat)[-1]

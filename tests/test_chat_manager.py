@@ -13,6 +13,7 @@ from fake_runner import END, Counting, FakeRunner
 
 from chat.context import ContextBuilder
 from chat.errors import AlreadySent, BlankMessage, MessageTooLong, NotPossible, PromptFailed
+from chat.loaded_model import LoadedModel
 from chat.manager import DialogueManager
 from chat.prompts import join_prompt
 from model.chat_template import TRANSCRIPT_STOP, ChatMessage, ChatTemplate
@@ -108,9 +109,10 @@ def test_stop_keeps_the_part_that_was_seen(
 
 
 def test_closing_marks_running_replies_as_interrupted(
-    manager: DialogueManager, chat: str, path: Callable[[], list[Message]]
+    manager: DialogueManager, chat: str, engine: ScriptedEngine, path: Callable[[], list[Message]]
 ) -> None:
     manager.send("ada", chat, "hello", PARAMS)
+    engine.generations[0].call_on_cancel(lambda: engine.end("cancelled"))
     manager.close()
     assert path()[-1].status == "interrupted"
 
@@ -200,11 +202,11 @@ def test_a_reply_to_a_transcript_ends_where_the_next_turn_would_begin(
     store: ConversationStore, branches: BranchStore, engine: ScriptedEngine, tiny_checkpoint: Checkpoint
 ) -> None:
     builder = ContextBuilder(ChatTemplate(None, tiny_checkpoint.tokenizer, {}), tiny_checkpoint.tokenizer, 256)
-    manager = DialogueManager(
-        store, branches, cast(Engine, engine), builder, model_name="base", model_digest="", sampling_params=PARAMS
-    )
+    model = LoadedModel("base", "", cast(Engine, engine), builder, PARAMS)
+    manager = DialogueManager(store, branches, lambda: model)
     manager.send("ada", manager.start("ada", channel="ui").id, "hello", SamplingParams(stop=("!",)))
     assert engine.params[0].stop == ("!", *TRANSCRIPT_STOP)
+    engine.close()
     manager.close()
 
 
@@ -356,21 +358,15 @@ def test_a_temporary_chat_is_a_chat_that_no_file_knows(
     with closing(Database(None)) as database:
         database.migrate()
         store = ConversationStore(database)
-        manager = DialogueManager(
-            store,
-            BranchStore(database),
-            cast(Engine, engine),
-            builder,
-            model_name="tiny",
-            model_digest="abc",
-            sampling_params=PARAMS,
-        )
+        model = LoadedModel("tiny", "abc", cast(Engine, engine), builder, PARAMS)
+        manager = DialogueManager(store, BranchStore(database), lambda: model)
         chat = manager.start("ada", channel="ui").id
         turn = manager.send("ada", chat, "hello", PARAMS)
         engine.say("Hi")
         engine.end()
         turn.join()
         manager.regenerate("ada", store.path("ada", chat)[-1].id, PARAMS)
+        engine.close()
         manager.close()
         assert len(store.path("ada", chat)) == 2
     assert list(tmp_path.iterdir()) == []
@@ -397,12 +393,12 @@ def reciter(
     tokenizer = tiny_checkpoint.tokenizer
     engine = Engine(runner, tokenizer, Limits(1_000, frozenset({END})))
     builder = ContextBuilder(ChatTemplate(BEGINNING + CONTENTS, tokenizer, {}), tokenizer, 1_000)
-    manager = DialogueManager(
-        store, branches, engine, builder, model_name="alphabet", model_digest="", sampling_params=SamplingParams()
-    )
+    model = LoadedModel("alphabet", "", engine, builder, SamplingParams())
+    manager = DialogueManager(store, branches, lambda: model)
     yield manager
     runner.gate.set()
     manager.close()
+    engine.close()
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """A reply is stored before it is shown, outlives its watchers, and always comes to an end."""
 
+import queue
+
 import pytest
 from conftest import ScriptedEngine
 
@@ -155,3 +157,22 @@ def test_a_reply_that_ended_before_its_first_word_goes_nowhere(turn: Turn, engin
     engine.end("error", "The engine was too busy to begin within 120 s; try again later.")
     turn.join()
     assert turn.snapshot().progress == ""
+
+
+def test_a_listener_is_called_once_there_is_text_to_see_and_at_the_end(turn: Turn, engine: ScriptedEngine) -> None:
+    seen: queue.SimpleQueue[Snapshot] = queue.SimpleQueue()
+    with turn.listening(lambda: seen.put(turn.snapshot())):
+        engine.say("Hello")
+        assert seen.get(timeout=10).text == "Hello"
+        engine.end()
+        assert seen.get(timeout=10).status == "complete"
+
+
+def test_a_listener_who_has_left_is_not_called(turn: Turn, engine: ScriptedEngine) -> None:
+    calls: list[None] = []
+    with turn.listening(lambda: calls.append(None)):
+        pass
+    engine.say("Hello")
+    engine.end()
+    turn.join()
+    assert calls == []

@@ -1,226 +1,403 @@
-"""What the page's handlers give to which page, whatever comes in between."""
+"""The whole page in a real browser, on a real server with the default model.
 
-import asyncio
-import time
-from collections.abc import Callable
-from threading import Thread
-from typing import Any
+Every test ends by checking that the page asked no other host for anything and logged no error.
+"""
 
-import gradio as gr
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
-from conftest import ScriptedEngine
+from conftest import Server
+from page_driver import (
+    BOX,
+    REPLY,
+    Tabs,
+    open_panel,
+    reply,
+    row,
+    send,
+    send_long,
+    send_short,
+    stop,
+    stored,
+    tool,
+    wait_for_end,
+    wait_for_text,
+)
+from playwright.sync_api import Browser, Page, expect
 
-from chat.manager import DialogueManager
-from chat.ui.page import Page
-from model.errors import EngineBusy
-from storage.conversations import ConversationStore
+pytestmark = pytest.mark.browser
 
-TAB, OTHER_TAB = gr.Request(session_hash="tab"), gr.Request(session_hash="other tab")
-SKIP = gr.skip()
+
+@pytest.fixture(scope="module")
+def server(default_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"), default_path)
+    yield server
+    assert server.end() == 0
+    assert "Traceback" not in server.log
 
 
 @pytest.fixture
-def page(manager: DialogueManager, store: ConversationStore) -> Page:
-    return Page(manager, store, "local")
+def tabs(browser: Browser) -> Iterator[Tabs]:
+    tabs = Tabs(browser)
+    yield tabs
+    tabs.close()
 
 
 @pytest.fixture
-def send(page: Page) -> Callable[..., tuple[Any, ...]]:
-    """A function that sends a text as the page does, and gives what comes back."""
-    return lambda text, conversation_id="", tab=TAB: list(page.send(tab, text, conversation_id, 0.2, 0.9, 50))[0]
+def page(tabs: Tabs, server: Server) -> Page:
+    return tabs.open(server.url)
 
 
-def texts(bubbles: list[dict[str, Any]]) -> list[str]:
-    return [part.get("text") or part["value"] for bubble in bubbles for part in bubble["content"]]
+def test_the_capital_of_france_is_paris(page: Page) -> None:
+    send(page, "What is the capital of France?", temperature=0)
+    wait_for_end(page)
+    assert reply(page) == "The capital of France is Paris."
+    expect(row(page, "Capital of France")).to_be_visible()
 
 
-def watch(
-    page: Page,
-    conversation_id: str,
-    tab: gr.Request = TAB,
-    *,
-    then: Callable[[tuple[Any, ...]], None] = lambda update: None,
-) -> list[tuple[Any, ...]]:
-    """Return what a watcher gives; `then` is called with each update, before the next."""
-
-    async def collect() -> list[tuple[Any, ...]]:
-        updates = []
-        async for update in page.watch(tab, conversation_id):
-            updates.append(update)
-            then(update)
-        return updates
-
-    return asyncio.run(collect())
+def test_a_reply_is_seen_to_grow_and_stops_at_what_was_seen(page: Page, server: Server) -> None:
+    send_long(page, "dragon")
+    early = reply(page)
+    wait_for_text(page, f".{{{len(early) + 40}}}")
+    stop(page)
+    assert reply(page).startswith(early[:20])
+    expect(page.locator(".parley-ending")).to_contain_text("Stopped")
+    assert stored(server, page)[-1]["status"] == "stopped"
 
 
-def open_(page: Page, conversation_id: str, tab: gr.Request = TAB) -> tuple[Any, ...]:
-    return list(page.open(tab, conversation_id))[0]
+def test_tabs_that_chat_at_once_get_each_their_own_reply(tabs: Tabs, server: Server) -> None:
+    animals = ["dragon", "horse", "parrot"]
+    pages = [tabs.open(server.url) for _ in animals]
+    for page, animal in zip(pages, animals, strict=True):
+        send_long(page, animal)
+    assert all(page.locator(".parley-growing").count() for page in pages)  # none is over yet
+    for page, animal in zip(pages, animals, strict=True):
+        page.bring_to_front()
+        wait_for_text(page, f"{animal[1:]}")
+        stop(page)
+        assert [name for name in animals if name in reply(page).lower()] == [animal]
 
 
-def test_a_sent_message_is_shown_with_its_conversation(page: Page, send: Callable[..., tuple[Any, ...]]) -> None:
-    box, conversation_id, _, bubbles, notice = send("Hello")
-    assert (box, texts(bubbles), notice) == ("", ['<div class="typed">Hello</div>'], "")
-    assert open_(page, conversation_id)[0] == conversation_id
+def test_a_reload_and_a_second_tab_see_every_character_once(page: Page, tabs: Tabs, server: Server) -> None:
+    send_long(page, "horse")
+    page.reload()
+    wait_for_text(page, ".{60}")
+    second = tabs.open(page.url)
+    wait_for_text(second, ".{120}")
+    stop(second)
+    for one in (page, second):
+        one.bring_to_front()
+        wait_for_end(one)
+        assert re.sub(r"\s+", "", reply(one)) == re.sub(r"[\s*#]+", "", stored(server, one)[-1]["content"])
 
 
-def test_a_watched_reply_is_shown_to_its_end(
-    page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine
+def test_a_reply_goes_on_while_another_conversation_is_open(page: Page) -> None:
+    send_long(page, "ship")
+    page.get_by_role("button", name="New chat").first.click()
+    expect(page.locator(".parley-message")).to_have_count(0)
+    send_short(page)
+    wait_for_end(page)
+    row(page, "ship").click()
+    wait_for_text(page, ".{100}")
+    stop(page)
+
+
+def test_back_and_forward_follow_the_conversations(page: Page) -> None:
+    send_short(page)
+    wait_for_end(page)
+    page.get_by_role("button", name="New chat").first.click()
+    expect(page).to_have_url(re.compile(r"/$"))
+    page.go_back()
+    expect(page.locator(".parley-user .parley-body")).to_have_text("Say hello.")
+
+
+def test_a_reply_has_versions_to_turn_over(page: Page) -> None:
+    send_short(page)
+    wait_for_end(page)
+    tool(page, "Regenerate")
+    expect(page.locator(".parley-assistant .parley-version")).to_have_text("2 / 2")
+    wait_for_end(page)
+    tool(page, "Previous version")
+    expect(page.locator(".parley-assistant .parley-version")).to_have_text("1 / 2")
+
+
+def test_an_edited_message_gets_a_branch_of_its_own(page: Page, server: Server) -> None:
+    send_short(page)
+    wait_for_end(page)
+    tool(page, "Edit", "user")
+    page.fill(".parley-editor textarea", "Say goodbye.")
+    page.get_by_role("button", name="Save and send").click()
+    expect(page.locator(".parley-user .parley-version")).to_have_text("2 / 2")
+    wait_for_end(page)
+    assert stored(server, page)[0]["content"] == "Say goodbye."
+
+
+def test_a_cut_reply_goes_on_where_it_was_cut(page: Page) -> None:
+    send(page, "Count from one to one hundred in words.", min_tokens=12, max_tokens=12)
+    wait_for_end(page)
+    before = reply(page)
+    page.locator(".parley-ending").get_by_role("button", name="Continue").click()
+    expect(page.locator(".parley-assistant .parley-version")).to_have_text("2 / 2")
+    wait_for_end(page)
+    assert reply(page).startswith(before)
+
+
+def test_a_rating_and_a_comment_are_kept(page: Page, server: Server) -> None:
+    send_short(page)
+    wait_for_end(page)
+    tool(page, "Good reply")
+    page.get_by_placeholder("What was it like? (optional)").fill("short and kind")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(300)
+    assert stored(server, page)[-1]["feedback"] == {"rating": 1, "comment": "short and kind"}
+
+
+def test_a_token_can_be_looked_at_and_branched_from(page: Page, server: Server) -> None:
+    send(page, "What is the capital of France?", temperature=0)
+    wait_for_end(page)
+    tool(page, "Show tokens")
+    tokens = page.locator(".parley-token")
+    expect(tokens.first).to_be_visible()
+    assert "".join(tokens.all_text_contents()) == reply(page)
+    tokens.nth(2).click()
+    page.locator(".parley-alternatives button:enabled").first.click()
+    expect(page.locator(".parley-assistant .parley-version")).to_have_text("2 / 2")
+    wait_for_end(page)
+    messages = stored(server, page)
+    assert messages[-1]["content"].startswith("The capital")
+    assert messages[-1]["content"] != "The capital of France is Paris."
+
+
+def test_the_panel_shows_what_the_model_saw(page: Page) -> None:
+    send_short(page, "My name is Ada.")
+    wait_for_end(page)
+    send_short(page, "What is my name?")
+    wait_for_end(page, n_replies=2)
+    open_panel(page, "Context")
+    expect(page.locator(".parley-ledger li")).to_have_count(3)
+    expect(page.locator(".parley-ledger li").first).to_contain_text("My name is Ada.")
+    expect(page.locator(".parley-ledger li").first).to_contain_text("known already")
+
+
+def test_sampling_set_in_the_panel_counts_and_can_be_reset(page: Page, server: Server) -> None:
+    open_panel(page, "Chat")
+    page.fill("#seed input", "7")
+    page.fill("#max-tokens input[type=number]", "16")
+    page.press("#max-tokens input[type=number]", "Tab")
+    expect(page.locator("#max-tokens input[type=range]")).to_have_value("16")
+    page.fill(BOX, "Count to ten.")
+    page.press(BOX, "Enter")
+    wait_for_end(page)
+    params = stored(server, page)[-1]["params"]
+    assert (params["seed"], params["max_tokens"]) == (7, 16)
+    page.click("#reset-sampling")
+    expect(page.locator("#max-tokens input[type=range]")).to_have_value("1024")
+
+
+def test_a_preset_and_a_system_prompt_begin_a_chat(page: Page, server: Server) -> None:
+    open_panel(page, "Chat")
+    page.click("#preset input")
+    page.get_by_role("option", name="sentiment").click()
+    expect(page.locator("#system-prompt textarea")).to_have_value(re.compile("positive, negative or neutral"))
+    page.fill(BOX, "I love this.")
+    page.press(BOX, "Enter")
+    wait_for_end(page)
+    assert stored(server, page)[-1]["params"]["max_tokens"] == 8
+
+
+def test_a_blank_message_is_not_sent_and_the_page_says_why(page: Page) -> None:
+    send(page, "   ")
+    expect(page.get_by_role("alert")).to_contain_text("empty")
+    assert page.locator(".parley-message").count() == 0
+
+
+def test_a_message_longer_than_the_context_stays_in_its_box(page: Page, tabs: Tabs) -> None:
+    text = "word " * 9000
+    send(page, text)
+    expect(page.get_by_role("alert")).to_contain_text(
+        re.compile(r"The message is too long: it has 9,001 tokens, and at most 7,1\d\d fit.")
+    )
+    assert page.input_value(BOX) == text
+    tabs.forget_errors()
+
+
+def test_reading_a_long_message_shows_its_progress(page: Page) -> None:
+    send(page, "Summarize: " + "The quick brown fox jumps over the lazy dog. " * 400, max_tokens=1000, min_tokens=999)
+    expect(page.locator(".parley-progress").last).to_contain_text(re.compile(r"Reading [\d,]+ of 4,0\d\d tokens"))
+    stop(page)
+
+
+HOSTILE = """<script>document.title = 'hacked'</script><img src=x onerror="document.title = 'hacked'">
+  <b>bold</b> a < b &amp; <|im_end|> ![x](http://127.0.0.2/x.png) [y](javascript:alert(1))"""
+
+
+def test_a_message_is_shown_as_it_was_typed(page: Page) -> None:
+    send_short(page, HOSTILE)
+    wait_for_end(page)
+    assert page.locator(".parley-user .parley-body").inner_text() == HOSTILE  # white space too
+    assert "hacked" not in page.title()
+
+
+def test_what_a_model_writes_is_no_markup_and_fetches_nothing(page: Page, server: Server) -> None:
+    send_short(page)
+    wait_for_end(page)
+    tool(page, "Edit")
+    page.fill(".parley-editor textarea", HOSTILE)
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.locator(REPLY).last).to_contain_text("<script>")
+    assert page.locator(f"{REPLY} :is(script, img, b)").count() == 0
+    assert page.locator(f'{REPLY} a[href^="javascript"]').count() == 0
+    assert "hacked" not in page.title()
+
+
+def test_an_unknown_conversation_is_said_to_be_missing(tabs: Tabs, server: Server) -> None:
+    page = tabs.open(f"{server.url}/?c={'0' * 32}")
+    expect(page.get_by_role("alert")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"/$"))
+    tabs.forget_errors()
+    send_short(page)
+    wait_for_end(page)
+
+
+def test_a_draft_survives_a_reload(page: Page) -> None:
+    page.fill(BOX, "half a thou")
+    page.reload()
+    expect(page.locator(BOX)).to_have_value("half a thou")
+
+
+def test_a_temporary_chat_is_neither_listed_nor_found_again(page: Page) -> None:
+    page.get_by_role("button", name="Temporary chat").click()
+    send_short(page, "Tell nobody.")
+    wait_for_end(page)
+    assert "c=" not in page.url
+    page.reload()
+    expect(page.locator(".parley-message")).to_have_count(0)
+    expect(page.locator("parley-sidebar")).not_to_contain_text("Tell nobody")
+
+
+def test_a_conversation_is_found_by_what_was_said(page: Page) -> None:
+    send_short(page, "The zebra counts its stripes.")
+    wait_for_end(page)
+    page.get_by_role("button", name="New chat").first.click()
+    page.fill("parley-sidebar input[type=search]", "zeb")
+    expect(page.locator("parley-sidebar mark").first).to_have_text("zebra")
+    page.locator("parley-sidebar mark").first.click()
+    expect(page.locator(".parley-user .parley-body")).to_have_text("The zebra counts its stripes.")
+
+
+def test_a_deleted_conversation_comes_back_by_undo(page: Page) -> None:
+    send_short(page, "Remember the walrus.")
+    wait_for_end(page)
+    row(page, "walrus").focus()
+    page.keyboard.press("Delete")
+    expect(row(page, "walrus")).to_be_hidden()
+    page.get_by_role("button", name="Undo").click()
+    expect(row(page, "walrus")).to_be_visible()
+
+
+def test_a_chat_is_exported_and_imported_again(page: Page, tmp_path: Path) -> None:
+    send_short(page, "Export the ocelot.")
+    wait_for_end(page)
+    open_panel(page, "Data")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="This chat").click()
+    path = tmp_path / "chat.jsonl"
+    download.value.save_as(path)
+    assert "Export the ocelot." in path.read_text()
+    page.get_by_role("button", name="Import").click()
+    page.set_input_files("parley-import input[type=file]", path)
+    expect(page.locator("parley-import")).to_contain_text("it is here already")
+
+
+def test_rubbish_is_not_imported_and_the_page_says_why(page: Page, tabs: Tabs, tmp_path: Path) -> None:
+    path = tmp_path / "rubbish.json"
+    path.write_bytes(b"\x00\xff not json")
+    open_panel(page, "Data")
+    page.get_by_role("button", name="Import").click()
+    page.set_input_files("parley-import input[type=file]", path)
+    expect(page.locator("parley-import .parley-problem")).to_contain_text("rubbish.json")
+    tabs.forget_errors()
+
+
+def test_the_database_is_backed_up_from_the_page(page: Page) -> None:
+    open_panel(page, "Data")
+    page.get_by_role("button", name="Back up now").first.click()
+    page.locator("#backup").click()
+    expect(page.locator("#backup-result")).to_contain_text(re.compile(r"backup.*MB"))
+
+
+def test_what_would_be_erased_is_shown_before_it_is_erased(page: Page) -> None:
+    open_panel(page, "Data")
+    page.get_by_role("button", name="Retention").click()
+    expect(page.locator("#expiry-erase")).to_be_disabled()
+    page.click("#expiry-dry-run")
+    expect(page.locator("#expiry-result")).to_contain_text("0 conversations would be erased")
+    expect(page.locator("#expiry-erase")).to_be_disabled()
+
+
+def test_the_colours_and_the_language_are_the_readers_choice(page: Page) -> None:
+    open_panel(page, "Settings")
+    page.locator("#theme label").nth(2).click()
+    expect(page.locator("body")).to_have_class(re.compile(r"\bdark\b"))
+    page.locator("#language label", has_text="Deutsch").click()
+    expect(page.get_by_role("button", name="Neuer Chat").first).to_be_visible()
+    expect(page.locator("html")).to_have_attribute("lang", "de")
+    expect(page.locator("body")).to_have_class(re.compile(r"\bdark\b"))
+    page.click(".parley-meter")
+    expect(page.get_by_role("tab", name="Einstellungen")).to_be_visible()
+
+
+def test_the_keyboard_reaches_everything(page: Page) -> None:
+    send_short(page)
+    wait_for_end(page)
+    page.keyboard.press("Control+Shift+O")
+    expect(page.locator(".parley-message")).to_have_count(0)
+    page.keyboard.press("Control+K")
+    expect(page.locator("parley-sidebar input[type=search]")).to_be_focused()
+    page.keyboard.press("Shift+Escape")
+    expect(page.locator(BOX)).to_be_focused()
+    page.keyboard.press("Alt+ArrowDown")
+    expect(page.locator(".parley-user .parley-body")).to_have_text("Say hello.")
+    page.locator(".parley-messages").click()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog", name="Keyboard")).to_be_hidden()
+
+
+def test_escape_stops_a_reply(page: Page) -> None:
+    send_long(page, "fox")
+    page.keyboard.press("Escape")
+    expect(page.locator(".parley-ending")).to_contain_text("Stopped")
+
+
+def test_a_message_during_a_reply_stays_in_its_box(page: Page) -> None:
+    send_long(page, "cow")
+    page.fill(BOX, "And a second one.")
+    page.press(BOX, "Enter")
+    assert page.input_value(BOX) == "And a second one."
+    stop(page)
+    assert page.input_value(BOX) == "And a second one."
+
+
+def test_kill_9_keeps_the_question_and_what_was_seen_and_the_page_recovers_by_itself(
+    tabs: Tabs, start_server: Callable[..., Server], default_path: Path
 ) -> None:
-    conversation_id = send("Hello")[1]
-    engine.say("Hi", " there")
-    engine.end()
-    assert texts(watch(page, conversation_id)[-1][0]) == ['<div class="typed">Hello</div>', "Hi there"]
-
-
-def test_a_reply_that_has_ended_before_it_is_watched_is_shown(
-    page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine, manager: DialogueManager
-) -> None:
-    conversation_id = send("Hello")[1]
-    turn = manager.turn("local", conversation_id)
-    engine.say("Hi")
-    engine.end()
-    assert turn is not None
-    turn.join()
-    assert texts(watch(page, conversation_id)[-1][0])[-1] == "Hi"
-
-
-def test_a_watcher_of_what_is_not_shown_any_more_gives_nothing(
-    page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine
-) -> None:
-    conversation_id = send("Hello")[1]
-    engine.say("Hi")
-    open_(page, "")
-    assert watch(page, conversation_id) == [(SKIP, SKIP, SKIP, SKIP)]
-
-
-def test_opening_another_conversation_ends_the_watcher_before_it_is_shown(
-    page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine
-) -> None:
-    conversation_id = send("Hello")[1]
-    engine.say("Hi")
-    watcher = Thread(target=watch, args=(page, conversation_id))
-    watcher.start()
-    time.sleep(0.3)  # it has seen what there is, and nothing more comes
-    open_(page, "")
-    watcher.join(timeout=1)
-    assert not watcher.is_alive()  # though the reply goes on
-
-
-def test_a_message_sent_while_the_page_turns_to_another_conversation_is_kept_but_not_shown(
-    page: Page, send: Callable[..., tuple[Any, ...]], store: ConversationStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other_id = send("Other", tab=OTHER_TAB)[1]
-    begin_turn, opened = store.begin_turn, []
-
-    def open_meanwhile(*args: Any, **kwargs: Any) -> Any:
-        opened.append(Thread(target=open_, args=(page, other_id)))
-        opened[0].start()
-        while page._views._views["tab"].conversation_id != other_id:
-            pass
-        return begin_turn(*args, **kwargs)
-
-    monkeypatch.setattr(store, "begin_turn", open_meanwhile)
-    open_(page, "")
-    assert send("Hello") == ("", SKIP, SKIP, SKIP, SKIP)
-    opened[0].join()
-    assert [conversation.title for conversation in store.recent("local")] == ["Hello", "Other"]
-
-
-def test_of_two_conversations_opened_at_once_the_later_is_shown(
-    page: Page, send: Callable[..., tuple[Any, ...]]
-) -> None:
-    ids = [send("First", tab=OTHER_TAB)[1], send("Second", tab=gr.Request(session_hash="third tab"))[1]]
-    given: dict[str, tuple[Any, ...]] = {}
-    with page._views.writing("tab") as writer:
-        threads = [Thread(target=lambda key=key: given.update({key: open_(page, key)})) for key in ids]
-        for key, thread in zip(ids, threads, strict=True):
-            thread.start()
-            while writer.view.conversation_id != key:
-                pass
-    for thread in threads:
-        thread.join()
-    assert set(map(str, given[ids[0]])) == {str(SKIP)}
-    assert given[ids[1]][0] == ids[1]
-
-
-def test_pages_do_not_disturb_each_other(
-    page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine
-) -> None:
-    conversation_id = send("Hello")[1]
-    engine.say("Hi")
-    engine.end()
-    open_(page, "", tab=OTHER_TAB)
-    assert texts(watch(page, conversation_id)[-1][0])[-1] == "Hi"
-
-
-def test_a_page_that_has_not_seen_the_newest_message_is_told_shows_it_and_can_send_again(
-    page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine
-) -> None:
-    conversation_id = send("Hello")[1]
-    engine.end()
-    watch(page, conversation_id)
-    open_(page, conversation_id, tab=OTHER_TAB)
-    send("From here", conversation_id)
-    engine.end()
-    watch(page, conversation_id)
-    box, *_, notice = send("From there", conversation_id, tab=OTHER_TAB)
-    assert (str(box), "gone on elsewhere" in notice) == (str(SKIP), True)
-    assert '<div class="typed">From here</div>' in texts(watch(page, conversation_id, OTHER_TAB)[-1][0])
-    assert send("From there", conversation_id, tab=OTHER_TAB)[0] == ""
-
-
-def test_a_reply_that_waits_shows_its_place_then_what_is_read_then_its_text(
-    page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine
-) -> None:
-    conversation_id = send("Hello")[1]
-    generation = engine.generations[0]
-    generation.queue_position = 3
-
-    def go_on(update: tuple[Any, ...]) -> None:
-        if "Waiting" in update[1]:
-            generation.queue_position, generation.prefilled_tokens = 0, 5
-        elif "Reading" in update[1]:
-            engine.say("Hi")
-            engine.end()
-
-    waiting, reading, *others = [update[1] for update in watch(page, conversation_id, then=go_on)]
-    assert waiting == '<div role="status">Waiting: 3rd in line …</div>'
-    assert reading == f'<div role="status">Reading 5 of {generation.prompt_tokens} tokens …</div>'
-    assert set(others) == {""}
-
-
-def test_a_busy_engine_says_when_to_try_again_and_the_message_is_kept(
-    page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine
-) -> None:
-    engine.failure = EngineBusy("32 of your replies are waiting already; try again in 7 s.", 7)
-    _, conversation_id, _, bubbles, notice = send("Hello")
-    assert notice == '<div role="alert">32 of your replies are waiting already; try again in 7 s.</div>'
-    kept = ['<div class="typed">Hello</div>', "*An error ended this reply.*"]
-    assert texts(bubbles) == kept
-    shown, progress, notice, _ = watch(page, conversation_id)[-1]
-    assert (texts(shown), progress, notice) == (kept, "", SKIP)  # what the notice says stays
-
-
-def test_a_worker_that_dies_is_told_to_whoever_watches(
-    page: Page, send: Callable[..., tuple[Any, ...]], engine: ScriptedEngine
-) -> None:
-    def die(update: tuple[Any, ...]) -> None:
-        if engine.generations[0].finish_reason is None:
-            engine.say("Hi")
-            engine.end("error", "The engine has stopped after an error (RuntimeError).")
-
-    shown, _, notice, _ = watch(page, send("Hello")[1], then=die)[-1]
-    assert notice == '<div role="alert">The engine has stopped after an error (RuntimeError).</div>'
-    assert texts(shown)[1:] == ["Hi", "*An error ended this reply.*"]
-
-
-def test_a_page_that_has_gone_is_forgotten(page: Page, send: Callable[..., tuple[Any, ...]]) -> None:
-    conversation_id = send("Hello")[1]
-
-    async def stay_a_while() -> None:
-        staying = page.stay(TAB)
-        await anext(staying)
-        await staying.aclose()
-
-    asyncio.run(stay_a_while())
-    assert len(watch(page, conversation_id)) == 1  # it shows no conversation any more, so there is nothing to follow
+    server = start_server(default_path)
+    page = tabs.open(server.url)
+    send_long(page, "king", n_characters=60)
+    server.process.send_signal(signal.SIGSTOP)  # nothing more can be shown from here on
+    seen = reply(page)
+    server.end(signal.SIGKILL)
+    expect(page.locator(".parley-lost")).to_be_visible()
+    start_server(default_path, server.port)
+    expect(page.locator(".parley-lost")).to_be_hidden()
+    expect(page.locator(".parley-ending")).to_contain_text("Interrupted")
+    assert reply(page).startswith(seen)
+    tabs.forget_errors()
+    send_short(page)
+    wait_for_end(page, n_replies=2)
+    page.close()  # before its server is ended

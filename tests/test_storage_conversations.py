@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from storage.conversations import ConversationStore
 from storage.database import Database
-from storage.errors import ConversationBusy, MessageNotFound, StorageError
+from storage.errors import ConversationBusy, ConversationNotFound, MessageNotFound, StorageError
 from storage.tables import Conversation, Message
 
 NOBODY = "0" * 32
@@ -48,6 +48,7 @@ CALLS: dict[str, Callable[[ConversationStore, str, str, str], object]] = {
         owner, chat, parent_id=reply, model="m", params={}, seed=1
     ),
     "add_edited_reply": lambda store, owner, chat, reply: store.add_edited_reply(owner, reply, content="mine now"),
+    "update_all": lambda store, owner, chat, reply: store.update_all(owner, [chat], title="mine now"),
     "update": lambda store, owner, chat, reply: store.update(owner, chat, title="mine now"),
     "trash": lambda store, owner, chat, reply: store.trash(owner, chat),
     "restore": lambda store, owner, chat, reply: store.restore(owner, chat),
@@ -130,22 +131,62 @@ def test_pinned_conversations_come_first(store: ConversationStore, chat: str) ->
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 20])
-def test_pages_of_the_list_follow_each_other(store: ConversationStore, database: Database, limit: int) -> None:
+@pytest.mark.parametrize("name", ["recent", "archived"])
+def test_pages_of_a_list_follow_each_other(store: ConversationStore, database: Database, name: str, limit: int) -> None:
     ids = [store.create("ada", channel="ui").id for _ in range(9)]
-    for conversation_id in ids[2:5]:
-        store.update("ada", conversation_id, pinned=True)
+    store.update_all("ada", ids, archived=name == "archived")
+    store.update_all("ada", ids[2:5], pinned=True)
+    store.update("ada", store.create("ada", channel="ui").id, archived=name != "archived")
     with database.write() as session:  # many of the same time
         session.execute(
             text("UPDATE conversations SET updated_at = printf('2026-01-0%d 00:00:00.000000', number / 4 + 1)")
         )
+    listed = {"recent": store.recent, "archived": store.archived}[name]
     seen: list[str] = []
-    page = store.recent("ada", limit=limit)
+    page = listed("ada", limit=limit)
     while page:
         seen += [conversation.id for conversation in page]
         say(store, "ada", seen[0], "Hello")  # which is then above all pages
-        page = store.recent("ada", limit=limit, after=page[-1])
+        page = listed("ada", limit=limit, after=page[-1])
     assert seen == [*reversed(ids[2:5]), *reversed(ids[5:]), *reversed(ids[:2])]
-    assert store.recent("eve", after=store.get("ada", seen[0])) == []
+    assert listed("eve", after=store.get("ada", seen[0])) == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 20])
+def test_pages_of_the_trash_begin_with_what_was_thrown_away_last(
+    store: ConversationStore, database: Database, limit: int
+) -> None:
+    ids = [store.create("ada", channel="ui").id for _ in range(9)]
+    store.update_all("ada", ids[2:5], pinned=True, archived=True)  # which the trash does not ask
+    store.update_all("ada", ids, trashed=True)
+    store.create("ada", channel="ui")
+    with database.write() as session:  # many at the same time
+        session.execute(
+            text(
+                "UPDATE conversations SET trashed_at = printf('2026-01-0%d 00:00:00.000000', 4 - number / 4) "
+                "WHERE trashed_at IS NOT NULL"
+            )
+        )
+    seen: list[str] = []
+    page = store.trashed("ada", limit=limit)
+    while page:
+        seen += [conversation.id for conversation in page]
+        store.restore("ada", seen[0])  # which is then on no page
+        page = store.trashed("ada", limit=limit, after=page[-1])
+    assert seen == [*reversed(ids[:3]), *reversed(ids[3:7]), *reversed(ids[7:])]
+    assert store.trashed("eve") == []
+
+
+def test_many_conversations_change_or_none_do(store: ConversationStore, chat: str) -> None:
+    other, theirs = store.create("ada", channel="ui").id, store.create("bob", channel="ui").id
+    for missing in (theirs, NOBODY):
+        with pytest.raises(ConversationNotFound, match=missing):
+            store.update_all("ada", [chat, other, missing], title="Ours", trashed=True)
+    assert [(kept.title, kept.trashed_at) for kept in store.recent("ada")] == [(None, None)] * 2
+    assert store.get("bob", theirs).title is None
+    changed = store.update_all("ada", [other, chat, other], title="Ours", pinned=True)
+    assert [conversation.id for conversation in changed] == [other, chat]
+    assert {(kept.title, kept.title_source, kept.pinned) for kept in store.recent("ada")} == {("Ours", "user", True)}
 
 
 def test_a_conversation_waits_in_the_trash_until_it_is_restored(store: ConversationStore, chat: str) -> None:
@@ -324,7 +365,7 @@ def test_a_stranger_gets_the_answer_for_what_does_not_exist(store: ConversationS
 
 def test_no_method_is_missing_among_the_stranger_s_calls() -> None:
     public = {name for name in vars(ConversationStore) if not name.startswith("_")}
-    assert public == CALLS.keys() | {"create", "recent", "trashed", "interrupt_streaming"}
+    assert public == CALLS.keys() | {"create", "recent", "archived", "trashed", "interrupt_streaming"}
 
 
 def test_sixteen_threads_write_without_a_locked_database(store: ConversationStore, chat: str) -> None:

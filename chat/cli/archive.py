@@ -2,10 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Annotated, BinaryIO
@@ -24,21 +22,18 @@ from chat.cli.flags import (
     parse_date,
     takes_settings,
 )
-from chat.cli.progress import progress_bar
+from chat.cli.progress import Progress, progress_bar
 from chat.data_folder import LOCAL_OWNER, open_database
-from chat.errors import NothingSelected
-from chat.formats.archive import ArchivedConversation, from_tree
-from chat.formats.chain import write as write_chain
+from chat.exports import choose, find_selected, find_write, narrow, read_selected
+from chat.formats.archive import ArchivedConversation
 from chat.formats.parley import schema as parley_schema
 from chat.formats.reading import read_file
-from chat.formats.table import find_format
-from chat.formats.zip_file import Write, write_zip
+from chat.formats.zip_file import Write
 from chat.imports import Importer, ImportReport
-from chat.redaction import Counts, describe_counts, redact
+from chat.redaction import Counts, describe_counts
 from chat.settings import Settings, SettingsError
-from storage.archive import ArchiveStore, Selection, Tree
-from storage.errors import ConversationNotFound
-from storage.search import N_RANKED, Filters, SearchStore
+from storage.archive import ArchiveStore, Selection
+from storage.search import SearchStore
 
 QueryFlag = Annotated[
     str | None, typer.Option("--query", metavar="TEXT", help="Only those that `parley search` finds.")
@@ -100,28 +95,6 @@ def schema() -> None:
     typer.echo(json.dumps(parley_schema(), ensure_ascii=False, indent=2))
 
 
-def find_write(format_name: str, *, chained: bool, zipped: bool) -> Write:
-    """Return the function that gives a file's content; raises UnknownFormat, SettingsError."""
-    chosen = find_format(format_name)
-    if chained:
-        if zipped or format_name != "parley":
-            raise SettingsError(
-                "--chain: expected the format parley without --zip, since a chain is of one file's lines"
-            )
-        return write_chain
-    return partial(write_zip, write=chosen.write, suffix=chosen.suffix) if zipped else chosen.write
-
-
-def narrow(selection: Selection, search: SearchStore, owner_id: str, query: str) -> Selection:
-    """Return those of a selection that a search finds; raises SettingsError for one that finds too many messages."""
-    hits = search.search(owner_id, query, filters=Filters(channel=selection.channel), limit=2 * N_RANKED)
-    n_messages = sum(hit.message_id is not None for hit in hits)
-    if max(n_messages, len(hits) - n_messages) >= N_RANKED:
-        reason = f"expected words that fewer than {N_RANKED:,} messages have, since no more are found"
-        raise SettingsError(f"--query: {reason}; add some, or --channel")
-    return replace(selection, found=sorted({hit.conversation_id for hit in hits}))
-
-
 def select(
     ids: list[str] | None,
     everything: bool,
@@ -131,12 +104,10 @@ def select(
     until: str | None,
     rating: int | None,
 ) -> Selection:
-    """Return what flags select; raises SettingsError."""
-    is_filtered = any(value is not None for value in (channel, since, until, rating))
-    if not (ids or everything or is_filtered):
-        raise SettingsError("export: expected the id of a conversation, --all, or a flag that selects some, got none")
-    return Selection(
-        ids=ids or None,
+    """Return what flags select; raises SettingsError, InvalidExport."""
+    return choose(
+        ids,
+        everything,
         channel=check_channel(channel),
         since=parse_date("--since", since),
         until=parse_date("--until", until),
@@ -158,15 +129,11 @@ def export_conversations(
     Returns how many bytes it wrote: none where the format has nothing to write of them. Raises ConversationNotFound,
     NothingSelected, SettingsError for a file that is there already, OSError.
     """
-    ids = archive.ids(owner_id, selection)
-    for missing in set(selection.ids or ()) - set(ids):
-        raise ConversationNotFound(missing)
-    if not ids:
-        raise NothingSelected
+    n_conversations = len(find_selected(archive, owner_id, selection))
     with _open(output) as file, progress_bar("Exporting", "conversations") as progress:
-        conversations = _counted(archive.trees(owner_id, selection), len(ids), progress if output else _quiet)
-        if redacted is not None:
-            conversations = (redact(conversation, redacted) for conversation in conversations)
+        conversations = read_selected(archive, owner_id, selection, redacted)
+        if output is not None:  # a bar would come between the lines of stdout on a terminal
+            conversations = _counted(conversations, progress, n_conversations)
         return sum(file.write(piece) for piece in write(conversations))
 
 
@@ -174,7 +141,7 @@ def import_file(archive: ArchiveStore, owner_id: str, path: Path) -> ImportRepor
     """Take a file in, as a whole or not at all; raises Unreadable, OSError."""
     skipped: list[str] = []
     with progress_bar(f"Importing {path.name}", "conversations") as progress:
-        return Importer(archive).run(owner_id, _seen(read_file(path, skipped), progress), skipped)
+        return Importer(archive).run(owner_id, _counted(read_file(path, skipped), progress, 0), skipped)
 
 
 def describe(report: ImportReport) -> str:
@@ -186,23 +153,12 @@ def describe(report: ImportReport) -> str:
     return "\n".join([*lines, *report.skipped])
 
 
-Progress = Callable[[int, int], None]
-
-
-def _quiet(done: int, total: int) -> None:
-    """Show nothing: a bar would come between the lines of stdout on a terminal."""
-
-
-def _counted(trees: Iterator[Tree], n_trees: int, progress: Progress) -> Iterator[ArchivedConversation]:
-    for n_done, tree in enumerate(trees, start=1):
-        yield from_tree(tree)
-        progress(n_done, n_trees)
-
-
-def _seen(conversations: Iterator[ArchivedConversation], progress: Progress) -> Iterator[ArchivedConversation]:
+def _counted(
+    conversations: Iterator[ArchivedConversation], progress: Progress, total: int
+) -> Iterator[ArchivedConversation]:
     for n_done, conversation in enumerate(conversations, start=1):
         yield conversation
-        progress(n_done, 0)
+        progress(n_done, total)
 
 
 @contextmanager

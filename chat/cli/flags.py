@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import fields, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from chat.formats.table import FORMATS
+from chat.moments import parse_moment
 from chat.params import from_json
 from chat.presets import PRESETS
 from chat.settings import SettingsError, load_settings
@@ -112,10 +113,9 @@ def parse_date(flag: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):  # the latter for a time that UTC has no year for
-        raise SettingsError(f"{flag}: expected a date such as 2026-01-31, got {text!r}") from None
+        return parse_moment(text)
+    except ValueError as error:
+        raise SettingsError(f"{flag}: {error}, got {text!r}") from None
 
 
 def check_rating(rating: int | None) -> int | None:

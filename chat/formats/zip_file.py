@@ -51,7 +51,7 @@ def write_zip(conversations: Iterable[ArchivedConversation], write: Write, suffi
 def _entry(conversation: ArchivedConversation, names: set[str], suffix: str) -> ZipInfo:
     """Return the entry of a conversation, under a name that no other has on any system, and add it to the names."""
     updated_at = datetime.fromisoformat(conversation["updated_at"])
-    parts = (conversation["created_at"][:10], _slug(conversation["title"] or ""), _slug(conversation["id"]))
+    parts = (conversation["created_at"][:10], slug(conversation["title"] or ""), slug(conversation["id"]))
     stem = "-".join(filter(None, parts))
     name, number = stem, 1
     while _folded(name) in names:
@@ -70,10 +70,10 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFKD", name.casefold())
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """Return the letters and digits of a text with hyphens between them: at most 80 bytes."""
-    slug: str = _APART.sub("-", unicodedata.normalize("NFKC", text)).strip("-")
-    return slug.encode()[:80].decode(errors="ignore").strip("-")
+    name: str = _APART.sub("-", unicodedata.normalize("NFKC", text)).strip("-")
+    return name.encode()[:80].decode(errors="ignore").strip("-")
 
 
 def read_zip(file: BinaryIO, place: str) -> Iterator[tuple[str, TextIO]]:

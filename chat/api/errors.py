@@ -1,0 +1,178 @@
+"""Errors of the API, all in one form: what went wrong, in one line, and which field is to blame."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from http import HTTPStatus
+from reprlib import Repr
+from typing import Any, TypeAlias
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from chat.api.schemas import ErrorModel
+from chat.errors import (
+    BlankMessage,
+    ChatError,
+    MessageTooLong,
+    ModelNotReady,
+    NotPossible,
+    UnknownFormat,
+    UnknownPreset,
+)
+from chat.text import clean
+from model.errors import EngineBusy, EngineStopped, ModelError, PromptTooLong
+from model.sampling_params import SamplingParams
+from storage.backup import BackupExists
+from storage.erasure import ErasureUnfinished
+from storage.errors import ConversationBusy, ConversationMoved, ConversationNotFound, MessageNotFound, StorageError
+from storage.presets import PresetNotFound
+
+Kind: TypeAlias = tuple[int, str]  # the status, and the type
+
+INVALID: Kind = (400, "invalid_request_error")
+NOT_FOUND: Kind = (404, "not_found_error")
+CONFLICT: Kind = (409, "conflict_error")
+OVERLOADED: Kind = (503, "overloaded_error")
+UNAVAILABLE: Kind = (503, "unavailable_error")
+
+# An error is of the kind of the nearest class above it, and so is its field.
+_KINDS: Mapping[type[Exception], Kind] = {
+    ChatError: INVALID,
+    NotPossible: CONFLICT,
+    ModelNotReady: UNAVAILABLE,
+    ModelError: INVALID,
+    EngineBusy: OVERLOADED,
+    EngineStopped: UNAVAILABLE,
+    StorageError: UNAVAILABLE,
+    ConversationNotFound: NOT_FOUND,
+    MessageNotFound: NOT_FOUND,
+    PresetNotFound: NOT_FOUND,
+    ConversationBusy: CONFLICT,
+    ConversationMoved: CONFLICT,
+    ErasureUnfinished: CONFLICT,
+    BackupExists: CONFLICT,
+}
+_PARAMS: Mapping[type[Exception], str] = {
+    BlankMessage: "content",
+    MessageTooLong: "content",
+    PromptTooLong: "content",
+    UnknownPreset: "preset",
+    UnknownFormat: "format",
+}
+_DESCRIPTIONS = {
+    404: "There is no such thing, or it is somebody else's.",
+    409: "It cannot be done now, or not with this; the code says why.",
+}
+_RULES = {"model_attributes_type": "input should be an object"}  # where pydantic tells of Python's
+
+PARAMS = tuple(field.name for field in fields(SamplingParams))
+
+MAX_TEXT = 500  # characters of an error: what it quotes may be long
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 60  # characters
+
+
+class InvalidField(Exception):
+    """A field of a request breaks a rule that its schema does not know; the text is one line, fit for a user."""
+
+    def __init__(self, param: str, text: str) -> None:
+        super().__init__(text)
+        self.param = param
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the errors of a route as OpenAPI names them: those of all routes, and some with a status of their own."""
+    return {
+        400: {"model": ErrorModel, "description": "A field breaks a rule; param names it."},
+        **{status: {"model": ErrorModel, "description": _DESCRIPTIONS[status]} for status in statuses},
+        503: {"model": ErrorModel, "description": "Try again later, after Retry-After seconds if that is there."},
+        "default": {"model": ErrorModel, "description": "Any other error."},
+    }
+
+
+def register_errors(app: FastAPI) -> None:
+    """Have an application answer with errors of this form, whatever goes wrong in it."""
+    for expected in (ChatError, ModelError, StorageError):
+        app.add_exception_handler(expected, _expected)
+    app.add_exception_handler(InvalidField, _invalid_field)
+    app.add_exception_handler(ValueError, _invalid_param)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _fault)
+
+
+async def _expected(request: Request, error: Exception) -> JSONResponse:
+    kind = next(_KINDS[above] for above in type(error).__mro__ if above in _KINDS)
+    param = next((_PARAMS[above] for above in type(error).__mro__ if above in _PARAMS), None)
+    headers = {}
+    if isinstance(error, EngineBusy):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, ModelNotReady):
+        headers["Retry-After"] = "1"
+    code = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
+    return _answer(kind, str(error), code, param=param, headers=headers)
+
+
+async def _invalid_field(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, InvalidField), "it is registered for these"
+    return _answer(INVALID, str(error), "invalid_field", param=error.param)
+
+
+async def _invalid_param(request: Request, error: Exception) -> JSONResponse:
+    """Answer to a ValueError of sampling parameters, whose text begins with one's name; any other is a fault."""
+    name = re.match(r"[\w.]*", str(error))[0]  # type: ignore[index]  # it matches everything
+    if name.partition(".")[0] not in PARAMS:
+        raise error
+    return _answer(INVALID, str(error), "invalid_field", param=f"params.{name}")
+
+
+async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
+    """Answer to a request that does not suit its schema: with the first field that is wrong, its rule and its value."""
+    assert isinstance(error, RequestValidationError), "it is registered for these"
+    first = error.errors()[0]
+    kind, place = first["type"], first["loc"]
+    if kind == "json_invalid":
+        return _answer(
+            INVALID, f"The body must be JSON: {first['ctx']['error']} at character {place[1]}", "invalid_json"
+        )
+    param = ".".join(map(str, place[1:])) or str(place[0])
+    rule = _RULES.get(kind, first["msg"].removeprefix("Value error, "))
+    text = f"{param}: {rule[:1].lower()}{rule[1:]}"
+    return _answer(
+        INVALID, text if kind == "missing" else f"{text}, got {shortened(first['input'])}", "invalid_field", param=param
+    )
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    """Answer to what no route takes: an unknown path, another method, a body that cannot be read."""
+    assert isinstance(error, HTTPException), "it is registered for these"
+    kind = NOT_FOUND if error.status_code == 404 else (error.status_code, INVALID[1])
+    text = f"{request.method} {request.url.path[:100]}: {error.detail}"
+    return _answer(kind, text, HTTPStatus(error.status_code).name.lower(), headers=error.headers)
+
+
+async def _fault(request: Request, error: Exception) -> JSONResponse:
+    """Answer to what nobody expects. Starlette raises it again, so that the server logs it with its traceback."""
+    return _answer((500, "server_error"), "Parley has a fault; its log says more.", "internal_server_error")
+
+
+def shortened(value: object) -> str:
+    """Return a value as an error quotes it, whatever it is and however large."""
+    return _SHORT.repr(value)
+
+
+def _answer(
+    kind: Kind, text: str, code: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    status, type_ = kind
+    # What is quoted may be anything, half a surrogate pair too
+    detail = {"message": _cut(text), "type": type_, "param": param and _cut(param), "code": code}
+    return JSONResponse({"error": detail}, status, headers)
+
+
+def _cut(text: str) -> str:
+    return clean(text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…")

@@ -1,0 +1,258 @@
+"""What the API takes and gives, as JSON; OpenAPI is made from these classes."""
+
+import json
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from chat.ledger import Reason
+from chat.text import MAX_CHARS, clean
+from storage.tables import Channel, FinishReason, Origin, Role, Status, TitleSource
+
+MAX_TITLE = 200  # characters
+MAX_COMMENT = 10_000
+MAX_IDS = 500
+
+_ID = "0c5d4f1ab6f94d2e8f3f1f0c9a7b6e5d"
+_OTHER_ID = "7d1e2a90c4b84f6d9a3e5c8b1f0d2e4a"
+
+
+def _clean(value: object) -> object:
+    return clean(value) if isinstance(value, str) else value
+
+
+def _one_line(value: object) -> object:
+    return " ".join(clean(value).split()) if isinstance(value, str) else value
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, bool | float):  # which equal the numbers of a Literal
+        raise ValueError("input should be a whole number")
+    return value
+
+
+def _check_json(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what Python's parser takes, and no other: half a surrogate pair, and numbers that are none."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        raise ValueError("expected JSON, which has no NaN, no Infinity and no half of a surrogate pair") from None
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_clean)]
+Title = Annotated[str, BeforeValidator(_one_line), Field(min_length=1, max_length=MAX_TITLE)]
+SystemPrompt = Annotated[Text, Field(max_length=MAX_CHARS)]
+Comment = Annotated[Text, Field(max_length=MAX_COMMENT)]
+Rating = Annotated[Literal[-1, 1], BeforeValidator(_whole)]
+Params = Annotated[
+    dict[str, Any],
+    AfterValidator(_check_json),
+    Field(
+        description="Sampling parameters, by their names; the others are those that the model's makers recommend.",
+        examples=[{"temperature": 0.7, "max_tokens": 200}],
+    ),
+]
+
+
+class Request(BaseModel):
+    """What a request says: no field but those named here, and no value of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Response(BaseModel):
+    """What an answer says, read from rows and dataclasses too."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class ConversationModel(Response):
+    """A conversation without its messages."""
+
+    id: str
+    title: str | None
+    title_source: TitleSource | None
+    channel: Channel
+    preset: str | None
+    system_prompt: str | None
+    recap: bool
+    params: dict[str, Any] | None = Field(description="The sampling parameters of its last reply.")
+    model: str | None
+    active_leaf_id: str | None
+    pinned: bool
+    archived: bool
+    created_at: datetime
+    updated_at: datetime
+    trashed_at: datetime | None
+
+
+class ConversationPage(Response):
+    """Some conversations of a list, and where the next page begins."""
+
+    conversations: list[ConversationModel]
+    next: str | None = Field(description="What `after` must be for the next page; null on the last.")
+
+
+class FeedbackModel(Response):
+    """What the owner thinks of a message."""
+
+    rating: Literal[-1, 1] | None
+    comment: str | None
+
+
+class MessageModel(Response):
+    """One message of the branch that is shown."""
+
+    id: str
+    parent_id: str | None
+    role: Role
+    content: str
+    origin: Origin
+    status: Status
+    finish_reason: FinishReason | None
+    error: str | None
+    model: str | None
+    params: dict[str, Any] | None
+    seed: int | None
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+    ttft_ms: int | None
+    duration_ms: int | None
+    pinned: bool
+    created_at: datetime
+    siblings: list[str] = Field(default=[], description="All messages in its place, itself included, oldest first.")
+    feedback: FeedbackModel | None = None
+
+
+class ConversationPath(Response):
+    """A conversation and the branch of it that is shown, root first."""
+
+    conversation: ConversationModel
+    messages: list[MessageModel]
+
+
+class NewConversation(Request):
+    """How a conversation begins."""
+
+    system_prompt: SystemPrompt | None = Field(None, examples=["Answer in one sentence."])
+    preset: str | None = Field(
+        None, description="The name of a preset; its system prompt counts if none is given.", examples=["story"]
+    )
+    recap: bool = Field(False, description="Sum up in a prompt the turns that it has no room for.")
+
+
+class ConversationChange(Request):
+    """What is to be changed of a conversation; what is left out stays."""
+
+    title: Title = Field("", examples=["A walk in Lisbon"])
+    pinned: bool = False
+    archived: bool = False
+    trashed: bool = Field(False, description="Put it into the trash, or take it out again.")
+    system_prompt: SystemPrompt | None = None
+    recap: bool = False
+
+
+class ConversationsChange(Request):
+    """One change of several conversations: of all, or of none."""
+
+    ids: list[Text] = Field(min_length=1, max_length=MAX_IDS, examples=[[_ID, _OTHER_ID]])
+    change: ConversationChange = Field(examples=[{"archived": True}])
+
+
+class Conversations(Response):
+    """Conversations that have been changed, in the order in which they were named."""
+
+    conversations: list[ConversationModel]
+
+
+class NewMessage(Request):
+    """A message to send, and how the reply to it is to be drawn."""
+
+    content: str = Field(examples=["Why is the sky blue?"])
+    params: Params = {}
+    seen_leaf_id: str | None = Field(
+        None,
+        description="The last message that the sender has seen, null for none: if there is another one by now, "
+        "nothing is sent. Left out, nothing is checked.",
+    )
+    idempotency_key: Annotated[Text, Field(min_length=1, max_length=200)] | None = Field(
+        None, description="Of one's own for each message: the same request, sent again, adds nothing."
+    )
+
+
+class NewReply(Request):
+    """How one more reply is to be drawn."""
+
+    params: Params = {}
+
+
+class TokenChoice(NewReply):
+    """The place in a reply where another one is to branch off, and the token that it has there."""
+
+    place: int = Field(ge=0, description="How many tokens of the reply are kept.", examples=[3])
+    token_id: int = Field(ge=0, examples=[198])
+
+
+class MessageEdit(NewReply):
+    """Another version of a message; `params` are for the reply to it, if it is a user's."""
+
+    content: str = Field(examples=["Why is the sky red in the evening?"])
+
+
+class MessageChange(Request):
+    """What is to be changed of a message itself."""
+
+    pinned: bool = Field(description="Whether it is always in the prompt.")
+
+
+class FeedbackChange(Request):
+    """What the owner thinks of a message now; nothing if both are null."""
+
+    rating: Rating | None = Field(None, examples=[1])
+    comment: Comment | None = Field(None, examples=["Right, and short."])
+
+
+class SentMessage(Response):
+    """The ids of a message and of the reply that is being written to it."""
+
+    conversation_id: str
+    message_id: str | None
+    reply_id: str | None
+
+
+class LedgerEntryModel(Response):
+    """What became of one message in the prompt."""
+
+    message_id: str = Field(description="Empty for a message that has not been sent.")
+    tokens: int
+    included: bool
+    reason: Reason
+    start: int | None = Field(None, description="The place of its first token in the prompt.")
+    cached: int | None = Field(None, description="How many of its tokens did not have to be computed.")
+
+
+class LedgerModel(Response):
+    """The account of a prompt: how many tokens it had room for, and which messages took it."""
+
+    budget: int
+    messages: list[LedgerEntryModel]
+    recap_tokens: int | None = None
+    cached_tokens: int | None = Field(None, description="Of the prompt's first, those that were not computed.")
+
+
+class ErrorDetail(Response):
+    """What went wrong."""
+
+    message: str = Field(description="One line, fit for a user.", examples=[f"There is no conversation {_ID}."])
+    type: str = Field(examples=["not_found_error"])
+    param: str | None = Field(description="The field that is wrong.", examples=[None])
+    code: str = Field(examples=["conversation_not_found"])
+
+
+class ErrorModel(Response):
+    """An error, in the form that OpenAI's API gives them."""
+
+    error: ErrorDetail

@@ -1,0 +1,39 @@
+"""What the page's document begins with, so that a browser has it before Gradio's scripts run."""
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class Head:
+    """Pure ASGI middleware: puts a text at the beginning of the head of the page at `/`.
+
+    Gradio's own parameter for this adds it only once its scripts have started, which is too late for what they are to
+    find, and later than need be for the rest.
+    """
+
+    def __init__(self, app: ASGIApp, head: str) -> None:
+        self._app = app
+        self._head = head.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and change the answer if it is the page."""
+        if scope["type"] != "http" or scope["path"] != "/":
+            await self._app(scope, receive, send)
+            return
+        start: Message = {}
+        body = b""
+
+        async def collect(message: Message) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                body = body.replace(b"<head>", b"<head>" + self._head, 1)
+                MutableHeaders(scope=start)["Content-Length"] = str(len(body))
+                await send(start)
+                await send({"type": "http.response.body", "body": body})
+
+        plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        await self._app({**scope, "headers": plain}, receive, collect)

@@ -1,0 +1,51 @@
+// Calls of the REST API of this server.
+
+import { t } from './texts.js';
+
+/** Why a call failed; status 0 if no answer came. The message is one line, fit for a user. */
+export class ApiError extends Error {
+  constructor(message, { status, param = null, code = null, retryAfter = null }) {
+    super(message);
+    this.status = status;
+    this.param = param;
+    this.code = code;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** Call a route and return the JSON it answers with, null for none; raises ApiError. */
+export const api = async (method, path, body) => {
+  const response = await request(method, path, body);
+  if (!response.ok) throw await errorOf(response);
+  return response.status === 204 ? null : read(response);
+};
+
+const request = async (method, path, body) => {
+  const options = { method };
+  if (body !== undefined) {
+    options.headers = { 'Content-Type': 'application/json' };
+    options.body = JSON.stringify(body);
+  }
+  try {
+    return await fetch(path, options);
+  } catch {
+    throw new ApiError(t('error.network'), { status: 0 });
+  }
+};
+
+const read = async (response) => {
+  try {
+    return await response.json();
+  } catch (error) {
+    // A body that is cut is a lost connection; one that is no JSON comes from something else than Parley.
+    if (error instanceof SyntaxError) throw new ApiError(t('error.unexpected'), { status: response.status });
+    throw new ApiError(t('error.network'), { status: 0 });
+  }
+};
+
+const errorOf = async (response) => {
+  const retryAfter = Number(response.headers.get('Retry-After')) || null;
+  const { error } = await response.json().catch(() => ({}));
+  const { message = t('error.unexpected'), param, code } = error ?? {};
+  return new ApiError(message, { status: response.status, param, code, retryAfter });
+};

@@ -1,0 +1,19 @@
+// The page: its elements, and what connects them with each other and with Gradio's forms.
+
+import { api } from './api.js';
+import './chat.js';
+import './data.js';
+import { connectForms } from './forms.js';
+import { connectKeys } from './keys.js';
+import './ledger.js';
+import './model.js';
+import { connectPanel } from './panel.js';
+import './sidebar.js';
+import { language } from './texts.js';
+import './tokens.js';
+
+document.documentElement.lang = language;
+connectPanel();
+connectKeys();
+const { presets } = await api('GET', '/api/presets');
+connectForms(presets);

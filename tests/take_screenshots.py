@@ -1,0 +1,101 @@
+"""Takes the pictures of the README anew: `python -m tests.take_screenshots`.
+
+A real server with the default model answers; the pictures are as it answers.
+"""
+
+import sys
+import tempfile
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from conftest import CHROMIUM, ROOT, SECONDS, Server
+from page_driver import BOX, open_panel, send, tool, wait_for_end
+
+from chat.settings import load_settings
+from model.checkpoint.catalog import DEFAULT_MODEL, resolve
+
+FOLDER = ROOT / ".readme"
+EARLIER = ["Give me three names for a tea house.", "What is the capital of France?"]
+QUESTION = "Write a Python function that reverses the words of a sentence, and explain it."
+FRAME_MS = 120
+
+
+def main() -> None:
+    """Write all pictures."""
+    model = resolve(DEFAULT_MODEL, load_settings().data / "models", lambda done, total: None)
+    with tempfile.TemporaryDirectory() as data, sync_playwright() as playwright:
+        expect.set_options(timeout=SECONDS)
+        server = Server(Path(data), model)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            _take(browser, server.url)
+        finally:
+            browser.close()
+            server.end()
+
+
+def _take(browser: Browser, url: str) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(url)
+    page.wait_for_selector(BOX)
+    for text in EARLIER:
+        page.get_by_role("button", name="New chat").first.click()
+        send(page, text, temperature=0, max_tokens=80)
+        wait_for_end(page)
+    page.get_by_role("button", name="New chat").first.click()
+    _film(page, QUESTION).save(FOLDER / "chat.gif", save_all=True)
+    open_panel(page, "Context")
+    page.wait_for_timeout(500)
+    page.screenshot(path=FOLDER / "chat.png")
+    page.click(".parley-meter")
+    tool(page, "Show tokens")
+    page.locator(".parley-token").nth(12).click()
+    page.screenshot(path=FOLDER / "tokens.png")
+    phone = browser.new_page(viewport={"width": 360, "height": 740}, device_scale_factor=2)
+    phone.goto(page.url)
+    phone.wait_for_selector(".parley-assistant")
+    phone.wait_for_timeout(1000)
+    phone.screenshot(path=FOLDER / "phone.png")
+
+
+def _film(page: Page, text: str) -> "Film":
+    """Send a text and return what is seen until its reply has ended."""
+    film = Film()
+    page.type(BOX, text[:30])
+    film.add(page)
+    page.type(BOX, text[30:])
+    film.add(page)
+    page.press(BOX, "Enter")
+    while len(film.frames) < 80:
+        page.wait_for_timeout(FRAME_MS)
+        film.add(page)
+        if len(film.frames) > 5 and not page.locator(".parley-growing").count():
+            break
+    return film
+
+
+class Film:
+    """Pictures of a page, one after another."""
+
+    def __init__(self) -> None:
+        self.frames: list[Image.Image] = []
+
+    def add(self, page: Page) -> None:
+        """Take one more."""
+        picture = Image.open(BytesIO(page.screenshot())).convert("RGB").resize((960, 600), Image.Resampling.LANCZOS)
+        self.frames.append(picture.quantize(64, dither=Image.Dither.NONE))
+
+    def save(self, path: Path, **options: bool) -> None:
+        """Write them as an animation that begins anew after a while."""
+        durations = [FRAME_MS] * (len(self.frames) - 1) + [3_000]
+        first, *rest = self.frames
+        first.save(path, append_images=rest, duration=durations, loop=0, optimize=True, **options)
+
+
+if __name__ == "__main__":
+    main()

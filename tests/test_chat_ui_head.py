@@ -1,0 +1,49 @@
+"""What the page's document begins with."""
+
+import inspect
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse, StreamingResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from chat.ui.head import Head
+from chat.ui.quick_import import import_gradio
+
+PAGE = "<!doctype html><html><head><title>é</title></head><body></body></html>"
+
+
+@pytest.fixture
+def client() -> TestClient:
+    routes = [
+        Route("/", lambda request: HTMLResponse(PAGE)),
+        Route("/other", lambda request: HTMLResponse(PAGE)),
+    ]
+    return TestClient(Head(Starlette(routes=routes), "<script></script>"))
+
+
+def test_the_page_begins_with_the_head(client: TestClient) -> None:
+    answer = client.get("/")
+    assert answer.text == PAGE.replace("<head>", "<head><script></script>")
+    assert int(answer.headers["Content-Length"]) == len(answer.content)
+
+
+def test_everything_else_stays_as_it_is(client: TestClient) -> None:
+    assert client.get("/other").text == PAGE
+
+
+def test_a_page_that_comes_in_pieces_is_changed_too() -> None:
+    pieces = Route("/", lambda request: StreamingResponse(iter([PAGE[:18], PAGE[18:]]), media_type="text/html"))
+    assert "<head>?" in TestClient(Head(Starlette(routes=[pieces]), "?")).get("/").text
+
+
+def test_the_page_is_not_asked_for_compressed() -> None:
+    asked = Route("/", lambda request: HTMLResponse(f"<head>{request.headers.get('accept-encoding')}"))
+    assert TestClient(Head(Starlette(routes=[asked]), "")).get("/").text == "<head>None"
+
+
+def test_gradio_is_imported_and_python_left_as_it_was() -> None:
+    getfile = inspect.getfile
+    import_gradio()
+    assert inspect.getfile is getfile
