@@ -1,6 +1,7 @@
 # Two commands: `make run` serves the web app, `make test` checks the project.
 PYTHON ?= python3
 BIN := .venv/bin
+IN_PARALLEL := -n 2 --dist loadfile
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint .ci/constraints.txt
 
 .PHONY: run test test-all lint format clean
@@ -9,10 +10,10 @@ run: .venv/.run
 	$(BIN)/python app.py serve
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-all: lint
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "slow or not slow"
 
 lint: .venv/.test
 	$(BIN)/python -m ruff check .

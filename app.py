@@ -67,6 +67,12 @@ logger = logging.getLogger("parley")
 # What the commands are made of.
 
 
+def refuse_wrong_model(settings: Settings) -> None:
+    """Raise ModelError for a file that cannot be used, before there is a database or a page."""
+    if settings.model not in CATALOG:
+        fetch_checkpoint(settings)
+
+
 @contextmanager
 def open_kept(settings: Settings, *, show: Callable[[str], None]) -> Iterator["Database"]:
     """Open the database of the data folder, which is this process's alone, ready to be chatted in."""
@@ -98,6 +104,7 @@ def open_dialogue(settings: Settings, *, show: Callable[[str], None], temporary:
     """Open the model and everything that a dialogue needs; nothing of a temporary one is kept."""
     from chat.workspace import open_workspace
 
+    refuse_wrong_model(settings)
     with (
         open_memory() if temporary else open_kept(settings, show=show) as database,
         open_model(settings) as model,
@@ -138,8 +145,7 @@ def serve(settings: Settings) -> None:
     def open_named(name: str, bar: ProgressBar) -> AbstractContextManager[LoadedModel]:
         return open_model(settings.model_copy(update={"model": name}), bar)
 
-    if settings.model not in CATALOG:
-        fetch_checkpoint(settings)  # a wrong file is refused at once
+    refuse_wrong_model(settings)
     with (
         listen(settings.host, settings.port) as listener,
         open_kept(settings, show=logger.info) as database,
@@ -180,7 +186,9 @@ def run_server(
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     # the page first: whoever opens it sees it sooner, and can write at about the same time
-    Timer(HEAD_START_SECONDS, host.load, [settings.model]).start()
+    load_later = Timer(HEAD_START_SECONDS, host.load, [settings.model])
+    load_later.daemon = True  # an end before that does not wait for it
+    load_later.start()
     address, port = listener.getsockname()[:2]
     logger.info("Parley is at http://%s:%d", f"[{address}]" if ":" in address else address, port)
     Server(config).run(sockets=[listener])

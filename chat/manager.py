@@ -309,6 +309,7 @@ class DialogueManager:
             raise
         turn = Turn(
             generation,
+            reply,
             flush=lambda text: self._store.flush_reply(owner_id, reply.id, content=text),
             finish=lambda ending: self._keep(owner_id, model, reply, path, context, generation, ending, begun),
             begun=begun,

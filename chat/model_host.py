@@ -78,8 +78,10 @@ class ModelHost:
                 self._listeners.remove(listener)
 
     def load(self, name: str) -> None:
-        """Begin to load a model; raises NotPossible while another one is being loaded."""
+        """Begin to load a model, unless the host is closed; raises NotPossible while another one is being loaded."""
         with self._lock:
+            if self._closed:
+                return
             if self._status.next:
                 raise NotPossible(f"The model {self._status.next} is being loaded: wait until it is here.")
             self._loader = threading.Thread(target=self._load, args=(name,), name="model loader", daemon=True)

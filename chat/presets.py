@@ -79,6 +79,8 @@ def new_preset(name: str, system_prompt: str | None, params: Mapping[str, Any]) 
         SamplingParams(**values)
     except ValueError as error:  # its text begins with the parameter
         raise InvalidPreset(f"preset {name!r}: {error}") from None
+    except RecursionError:
+        raise InvalidPreset(f"preset {name!r}: params must be nested less deeply") from None
     return Preset(name, system_prompt and clean(system_prompt), values, is_own=True)
 
 

@@ -48,8 +48,8 @@ def view_tokens(store: ConversationStore, model: LoadedModel, owner_id: str, mes
     prompt = _prompt(store, model, owner_id, reply, n_reply=len(token_ids))
     generation = model.engine.score([*prompt, *token_ids], len(prompt), logprobs=N_ALTERNATIVES, owner=owner_id)
     logprobs = [logprob for piece in generation for logprob in piece.logprobs]
-    if generation.error:
-        raise ModelError(generation.error)
+    if generation.finish_reason != "stop":
+        raise ModelError(generation.error or "The model was closed before it had looked at the reply: try again.")
     tokenizer = model.context_builder.tokenizer
     detokenizer = StreamingDetokenizer(tokenizer)
     texts = [detokenizer.add(token_id) for token_id in token_ids]

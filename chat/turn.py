@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from model.engine.generation import Generation, Piece
 from storage.errors import StorageError
-from storage.tables import FinalStatus, FinishReason, Status
+from storage.tables import FinalStatus, FinishReason, Message, Status
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class Turn:
     def __init__(
         self,
         generation: Generation,
+        reply: Message,
         *,
         flush: Callable[[str], None],
         finish: Callable[[Ending], None],
@@ -70,6 +71,9 @@ class Turn:
 
         `begun` is what the reply begins with, stored and seen already.
         """
+        self.conversation_id = reply.conversation_id
+        self.message_id = reply.parent_id
+        self.reply_id = reply.id
         self._generation = generation
         self._flush = flush
         self._finish = finish

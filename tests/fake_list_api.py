@@ -78,6 +78,13 @@ class FakeListApi:
         del self.conversations[conversation_id]
         self.publish()
 
+    def empty_trash(self) -> Json:
+        """Delete what is in the trash, and tell all pages."""
+        ids = [one["id"] for one in self.conversations.values() if VIEWS["trashed"](one)]
+        for conversation_id in ids:
+            self.erase(conversation_id)
+        return {"conversation_ids": ids}
+
     def publish(self) -> None:
         """Tell all pages that some conversation has changed."""
         with self._changed:
@@ -152,8 +159,10 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(404, "There is no such conversation.")
 
     def do_POST(self) -> None:
-        """Change conversations."""
+        """Change conversations, or empty the trash."""
         body = self._body()
+        if self.path == "/api/trash/empty":
+            return self._change(self.api.empty_trash)
         self._change(lambda: {"conversations": self.api.change(body["ids"], body["change"])})
 
     def do_PATCH(self) -> None:

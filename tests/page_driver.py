@@ -115,3 +115,10 @@ def stored(server: Server, page: Page) -> list[dict[str, Any]]:
     answer = httpx.get(f"{server.url}/api/conversations/{conversation_id[1]}/messages")
     messages: list[dict[str, Any]] = answer.raise_for_status().json()["messages"]
     return messages
+
+
+def open_list(page: Page) -> None:
+    """Show the list at the left if it is not."""
+    if not page.locator("#sidebar.open").count():
+        page.get_by_role("button", name="Show or hide the list of conversations").click()
+    expect(page.locator("#sidebar.open")).to_be_visible()

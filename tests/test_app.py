@@ -234,9 +234,20 @@ def test_parley_alone_serves_until_ctrl_c(tiny_path: Path, tmp_path: Path) -> No
         assert process.stderr is not None
         lines = iter(process.stderr.readline, b"")
         url = next(found[1] for line in lines if (found := re.search(rb"Parley is at (http://127.0.0.1:\d+)", line)))
+        assert any(b"is ready" in line for line in lines)
         urllib.request.urlopen(f"{url.decode()}/health").close()
         process.send_signal(signal.SIGINT)
         assert list(lines) == []
+        assert process.wait(timeout=5) == 0
+
+
+def test_a_server_that_still_loads_its_model_can_be_ended(tiny_path: Path, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"PARLEY_MODEL={tiny_path}\n")
+    with started(cwd=tmp_path) as process:
+        assert process.stderr is not None
+        assert any(b"Parley is at" in line for line in iter(process.stderr.readline, b""))
+        process.send_signal(signal.SIGINT)
+        assert b"Traceback" not in process.stderr.read()
         assert process.wait(timeout=5) == 0
 
 

@@ -163,6 +163,11 @@ def test_a_body_is_strict(client: TestClient, body: dict[str, object], param: st
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
+def test_an_id_that_no_text_can_have_is_not_there(client: TestClient, chats: list[str]) -> None:
+    headers = {"content-type": "application/json"}
+    assert client.post("/api/export", content=rb'{"ids": ["\ud800"]}', headers=headers).status_code == 404
+
+
 def test_a_search_that_finds_too_many_is_refused(
     client: TestClient, chats: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,6 +229,11 @@ def test_an_error_is_short_and_can_be_encoded_whatever_it_quotes(client: TestCli
     assert len(answer.content) < 2000
 
 
+def test_an_error_is_one_line_whatever_it_quotes(failing: Callable[[Exception], Any]) -> None:
+    error = failing(Unreadable("a\nb\u2028c.json", "expected JSON")).json()["error"]
+    assert error["message"] == "a b c.json: expected JSON"
+
+
 def test_an_unknown_route_and_another_method_are_told_in_the_same_form(client: TestClient) -> None:
     missing, wrong = client.get("/nowhere"), client.put("/write")
     assert (missing.status_code, missing.json()["error"]["type"]) == (404, "not_found_error")

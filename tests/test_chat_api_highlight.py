@@ -1,5 +1,7 @@
 """POST /highlight tells the parts of a code and loses none of it."""
 
+import json
+
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
@@ -79,10 +81,12 @@ def test_no_code_has_no_parts() -> None:
     ("body", "param"),
     [
         ({"code": 5, "language": "c"}, "code"),
+        ({"code": "\ud800", "language": "c"}, "code"),
         ({"code": ""}, "language"),
         ({"code": "", "language": "x" * 101}, "language"),
     ],
 )
 def test_a_wrong_field_is_named(client: TestClient, body: dict[str, object], param: str) -> None:
-    answer = client.post("/api/highlight", json=body)
+    content = json.dumps(body).encode()  # ASCII, so that half of a surrogate pair can be sent
+    answer = client.post("/api/highlight", content=content, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)

@@ -185,3 +185,10 @@ def test_what_is_being_loaded_at_the_end_is_given_up(host: ModelHost, shelf: She
     with pytest.raises(ModelNotReady):
         host.wait()
     assert shelf.engines == {}
+
+
+def test_nothing_is_loaded_after_the_end(host: ModelHost, shelf: Shelf) -> None:
+    host.close()
+    host.load("small")
+    assert host.look()[0].next is None
+    assert not shelf.gates

@@ -1,6 +1,7 @@
 """Presets are system prompts and sampling parameters that any model can use: built-in ones, and an owner's own."""
 
 from dataclasses import fields
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -151,6 +152,12 @@ def test_whatever_the_parameters_are_a_preset_is_either_refused_or_kept(
         return
     save_preset(store, "ada", preset)
     assert find(store, "poet") == preset
+
+
+def test_parameters_nested_too_deeply_are_refused() -> None:
+    nested = reduce(lambda inner, _: [inner], range(5000), [])
+    with pytest.raises(InvalidPreset, match=r"^preset 'poet': params must be nested less deeply$"):
+        new_preset("poet", None, {"stop": nested})
 
 
 def test_a_stored_preset_that_breaks_a_rule_is_refused_with_its_name(store: PresetStore) -> None:

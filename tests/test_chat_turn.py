@@ -9,6 +9,7 @@ from chat.turn import Ending, Snapshot, Turn
 from model.engine.generation import Generation
 from model.sampling_params import SamplingParams
 from storage.errors import StorageError
+from storage.tables import Message
 
 
 class Diary:
@@ -42,7 +43,7 @@ def generation(engine: ScriptedEngine) -> Generation:
 
 @pytest.fixture
 def turn(generation: Generation, diary: Diary) -> Turn:
-    return Turn(generation, flush=diary.flush, finish=diary.finish)
+    return Turn(generation, Message(id="reply"), flush=diary.flush, finish=diary.finish)
 
 
 def test_a_watcher_sees_the_reply_grow_to_its_end(turn: Turn, engine: ScriptedEngine) -> None:

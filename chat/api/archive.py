@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from chat.api.errors import InvalidField, documented
 from chat.api.filters import FilterFields
 from chat.api.identity import Owner
-from chat.api.schemas import Response
+from chat.api.schemas import Response, Text
 from chat.errors import Unreadable
 from chat.exports import InvalidExport, choose, find_selected, find_write, name_file, narrow, read_selected
 from chat.formats.reading import read_file
@@ -53,7 +53,7 @@ class ExportRequest(FilterFields):
     model_config = ConfigDict(strict=True)
 
     format: str = Field("parley", description=f"One of {', '.join(FORMATS)}.")
-    ids: list[str] = Field([], max_length=MAX_IDS, description="Only these conversations.")
+    ids: list[Text] = Field([], max_length=MAX_IDS, description="Only these conversations.")
     all: bool = Field(False, description="All of them, or all that pass what else is set.")
     query: str | None = Field(None, description="Only those that a search for this finds.")
     redact: bool = Field(
@@ -68,7 +68,7 @@ class ExportQuery(ExportRequest):
 
     model_config = ConfigDict(strict=False)
 
-    ids: list[str] = Field([], alias="id", max_length=MAX_IDS, description="Only this conversation; repeatable.")
+    ids: list[Text] = Field([], alias="id", max_length=MAX_IDS, description="Only this conversation; repeatable.")
 
 
 class ImportModel(Response):

@@ -175,4 +175,5 @@ def _answer(
 
 
 def _cut(text: str) -> str:
-    return clean(text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…")
+    """Return a text as one line, which it may not be if it quotes a file's name."""
+    return " ".join(clean(text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…").splitlines())

@@ -14,6 +14,7 @@ from pygments.util import ClassNotFound
 
 from chat.api.errors import documented
 from chat.api.schemas import Request, Response
+from chat.text import MAX_CHARS
 
 # Some languages have steps that take time by the square of what they look at, and nothing can end a step.
 MAX_CODE = 20_000  # characters; longer code is plain, as is code with a longer line
@@ -49,7 +50,7 @@ _CLASSES: Mapping[object, TokenClass] = {  # the nearest of a type and its paren
 class Code(Request):
     """A block of code, and in which language it claims to be."""
 
-    code: str
+    code: str = Field(max_length=MAX_CHARS)
     language: str = Field(max_length=100, description="A name or short name, such as python or js.")
 
 

@@ -28,6 +28,7 @@ from chat.api.schemas import (
 from chat.errors import AlreadySent
 from chat.ledger import Ledger, cached_share
 from chat.params import from_json
+from chat.turn import Turn
 from chat.workspace import Workspace
 from model.sampling_params import SamplingParams
 from storage.tables import Feedback, Message
@@ -104,13 +105,13 @@ class _Handlers:
         params = self._params(new.params)
         seen: str | EllipsisType | None = new.seen_leaf_id if "seen_leaf_id" in new.model_fields_set else ...
         try:
-            self.workspace.manager.send(
+            turn = self.workspace.manager.send(
                 owner, conversation_id, new.content, params, seen_leaf_id=seen, idempotency_key=new.idempotency_key
             )
         except AlreadySent as sent:
             response.status_code = 200
             return SentMessage(conversation_id=conversation_id, message_id=sent.message_id, reply_id=sent.reply_id)
-        return self._sent(owner, conversation_id)
+        return _sent(turn)
 
     def preview(self, owner: Owner, conversation_id: str, new: NewMessage) -> LedgerModel:
         """Tell what the prompt would hold if a message were sent, without sending it."""
@@ -133,30 +134,25 @@ class _Handlers:
 
     def regenerate(self, owner: Owner, message_id: str, new: NewReply) -> SentMessage:
         """Start one more reply beside another."""
-        self.workspace.manager.regenerate(owner, message_id, self._params(new.params))
-        return self._sent_beside(owner, message_id)
+        return _sent(self.workspace.manager.regenerate(owner, message_id, self._params(new.params)))
 
     def go_on(self, owner: Owner, message_id: str, new: NewReply) -> SentMessage:
         """Start a longer version of a reply that was cut, beside it."""
-        self.workspace.manager.continue_reply(owner, message_id, self._params(new.params))
-        return self._sent_beside(owner, message_id)
+        return _sent(self.workspace.manager.continue_reply(owner, message_id, self._params(new.params)))
 
     def branch(self, owner: Owner, message_id: str, new: TokenChoice) -> SentMessage:
         """Start a reply beside another that has its first tokens, and then another token."""
         params = self._params(new.params)
-        self.workspace.manager.branch_at(owner, message_id, new.place, new.token_id, params)
-        return self._sent_beside(owner, message_id)
+        return _sent(self.workspace.manager.branch_at(owner, message_id, new.place, new.token_id, params))
 
     def edit(self, owner: Owner, message_id: str, new: MessageEdit, response: Response) -> SentMessage:
         """Put another version of a message beside it; a user's gets a reply, which is started."""
-        message = self.workspace.conversations.message(owner, message_id)
-        if message.role == "assistant":
-            edited = self.workspace.manager.edit_reply(owner, message_id, new.content)
-            self.workspace.bus.publish(owner, edited.conversation_id)
-            response.status_code = 200
-        else:
-            self.workspace.manager.edit(owner, message_id, new.content, self._params(new.params))
-        return self._sent(owner, message.conversation_id)
+        if self.workspace.conversations.message(owner, message_id).role != "assistant":
+            return _sent(self.workspace.manager.edit(owner, message_id, new.content, self._params(new.params)))
+        edited = self.workspace.manager.edit_reply(owner, message_id, new.content)
+        self.workspace.bus.publish(owner, edited.conversation_id)
+        response.status_code = 200
+        return SentMessage(conversation_id=edited.conversation_id, message_id=edited.parent_id, reply_id=edited.id)
 
     def switch(self, owner: Owner, message_id: str) -> ConversationPath:
         """Show the branch of a message, down to the newest message below it."""
@@ -191,15 +187,6 @@ class _Handlers:
         """Return the model's own sampling parameters with those that are given; raises InvalidField, ValueError."""
         values = {name: _value(name, value) for name, value in given.items()}
         return replace(self.workspace.manager.model.sampling_params, **values)
-
-    def _sent(self, owner: str, conversation_id: str) -> SentMessage:
-        """Return the ids of what has just been put at the end of a conversation."""
-        reply_id = self.workspace.conversations.get(owner, conversation_id).active_leaf_id
-        message_id = reply_id and self.workspace.conversations.message(owner, reply_id).parent_id
-        return SentMessage(conversation_id=conversation_id, message_id=message_id, reply_id=reply_id)
-
-    def _sent_beside(self, owner: str, message_id: str) -> SentMessage:
-        return self._sent(owner, self.workspace.conversations.message(owner, message_id).conversation_id)
 
     def _changed(self, owner: str, conversation_id: str) -> ConversationPath:
         self.workspace.bus.publish(owner, conversation_id)
@@ -237,6 +224,10 @@ def _ledger(ledger: Ledger) -> LedgerModel:
         for entry, share in zip(ledger["messages"], shares, strict=True)
     ]
     return LedgerModel.model_validate({**ledger, "messages": entries})
+
+
+def _sent(turn: Turn) -> SentMessage:
+    return SentMessage(conversation_id=turn.conversation_id, message_id=turn.message_id, reply_id=turn.reply_id)
 
 
 def _model(message: Message, siblings: list[str], feedback: Feedback | None) -> MessageModel:

@@ -1,9 +1,10 @@
 """/presets: ways to begin a conversation, an owner's own among them."""
 
-from typing import Any
+import json
+from typing import Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from chat.api.errors import documented
 from chat.api.identity import Owner
@@ -11,6 +12,15 @@ from chat.api.schemas import Params, Request, Response
 from chat.params import to_json
 from chat.presets import Preset, new_preset, presets_of, save_preset
 from chat.workspace import Workspace
+
+
+def _check_json(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what Python's parser takes, and no other: half a surrogate pair, and numbers that are none."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        raise ValueError("expected JSON, which has no NaN, no Infinity and no half of a surrogate pair") from None
+    return value
 
 
 class PresetModel(Response):
@@ -32,7 +42,7 @@ class PresetChange(Request):
     """What a preset is to be."""
 
     system_prompt: str | None = None
-    params: Params = {}
+    params: Annotated[Params, AfterValidator(_check_json)] = {}
 
 
 def preset_routes(workspace: Workspace) -> APIRouter:

@@ -1,10 +1,9 @@
 """What the API takes and gives, as JSON; OpenAPI is made from these classes."""
 
-import json
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from chat.ledger import Reason
 from chat.text import MAX_CHARS, clean
@@ -32,15 +31,6 @@ def _whole(value: object) -> object:
     return value
 
 
-def _check_json(value: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what Python's parser takes, and no other: half a surrogate pair, and numbers that are none."""
-    try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except ValueError:
-        raise ValueError("expected JSON, which has no NaN, no Infinity and no half of a surrogate pair") from None
-    return value
-
-
 Text = Annotated[str, BeforeValidator(_clean)]
 Title = Annotated[str, BeforeValidator(_one_line), Field(min_length=1, max_length=MAX_TITLE)]
 SystemPrompt = Annotated[Text, Field(max_length=MAX_CHARS)]
@@ -48,7 +38,6 @@ Comment = Annotated[Text, Field(max_length=MAX_COMMENT)]
 Rating = Annotated[Literal[-1, 1], BeforeValidator(_whole)]
 Params = Annotated[
     dict[str, Any],
-    AfterValidator(_check_json),
     Field(
         description="Sampling parameters, by their names; the others are those that the model's makers recommend.",
         examples=[{"temperature": 0.7, "max_tokens": 200}],

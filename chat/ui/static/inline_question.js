@@ -5,7 +5,7 @@ import { t } from './texts.js';
 
 /** Cover a host with a field for a text; resolves to it, or to null after Esc. */
 export const askText = async (host, label, value, maxLength) => {
-  const field = el('input', { class: 'parley-field', dir: 'auto', ariaLabel: label, maxLength, value });
+  const field = el('input', { type: 'text', class: 'parley-field', dir: 'auto', ariaLabel: label, maxLength, value });
   const isDone = await ask(host, {}, field, [field], (answer) => {
     field.addEventListener('blur', () => answer(true));
     field.addEventListener('keydown', ({ key, isComposing }) => {

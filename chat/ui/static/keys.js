@@ -1,9 +1,9 @@
 // The keyboard: what its combinations do, and the overlay that tells of them.
 
 import { el, textButton } from './dom.js';
-import { setOpen, toggle } from './panel.js';
+import { setOpen, toggle, uncover } from './panel.js';
 import { session } from './session.js';
-import { t } from './texts.js';
+import { hasText, t } from './texts.js';
 
 const composer = () => document.querySelector('.parley-composer-text');
 
@@ -19,7 +19,7 @@ const openNeighbour = (step) => {
   if (row) session.open(row.dataset.id);
 };
 
-const editLast = () => [...document.querySelectorAll('.parley-message-user .parley-edit')].at(-1)?.click();
+const editLast = () => [...document.querySelectorAll('.parley-user [data-tool="edit"]')].at(-1)?.click();
 
 const isWriting = ({ target }) => target.matches('input, textarea, select, [contenteditable="true"]');
 
@@ -27,7 +27,7 @@ const SHORTCUTS = [
   { keys: 'Ctrl+Shift+O', text: 'keys.newChat', run: () => session.startNew() },
   { keys: 'Ctrl+K', text: 'keys.search', run: focusSearch },
   { keys: 'Shift+Escape', text: 'keys.focus', run: () => composer()?.focus() },
-  { keys: 'Escape', text: 'keys.stop', run: () => session.running && session.stop() },
+  { keys: 'Escape', text: 'keys.stop', run: () => uncover() || (session.running && session.stop()) },
   { keys: 'Alt+ArrowUp', text: 'keys.previous', run: () => openNeighbour(-1) },
   { keys: 'Alt+ArrowDown', text: 'keys.next', run: () => openNeighbour(1) },
   { keys: 'Ctrl+Shift+E', text: 'keys.edit', run: editLast },
@@ -52,14 +52,16 @@ const onKey = (event) => {
   shortcut.run();
 };
 
+const keyName = (key) => (hasText(`key.${key}`) ? t(`key.${key}`) : key);
+
 let dialog = null;
 
 const help = () => {
   if (dialog) return dialog;
   const rows = SHORTCUTS.map(({ keys, text }) =>
-    el('div', {}, el('dt', {}, ...keys.split('+').map((key) => el('kbd', { textContent: key }))),
+    el('div', {}, el('dt', {}, ...keys.split('+').map((key) => el('kbd', { textContent: keyName(key) }))),
       el('dd', { textContent: t(text) })));
-  dialog = el('dialog', { class: 'parley-help', 'aria-label': t('keys.title') },
+  dialog = el('dialog', { class: 'parley-dialog parley-help', 'aria-label': t('keys.title') },
     el('h2', { textContent: t('keys.title') }), el('dl', {}, ...rows),
     textButton(t('keys.close'), () => dialog.close(), { autofocus: true }));
   document.body.append(dialog);

@@ -3,7 +3,7 @@
 import { api } from './api.js';
 import { el } from './dom.js';
 import { session } from './session.js';
-import { formatNumber, t } from './texts.js';
+import { t } from './texts.js';
 
 const EXCERPT = 120; // characters of a message
 
@@ -69,7 +69,7 @@ const entry = ({ message_id: id, tokens, included, reason, cached }) => {
   return el('li', { class: included ? 'parley-in' : 'parley-out' },
     el('b', { textContent: message ? t(`ledger.role.${message.role}`) : t('ledger.gone') }),
     el('span', { class: 'parley-ledger-text', dir: 'auto', textContent: shown }),
-    el('small', { textContent: `${formatNumber(tokens)} · ${state}` }));
+    el('small', { textContent: `${t('stats.tokens', { count: tokens })} · ${state}` }));
 };
 
 const recap = ({ recap_tokens: n }) => (n ? [el('p', { class: 'parley-note', textContent: t('ledger.recap', { n }) })] : []);

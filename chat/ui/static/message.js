@@ -103,6 +103,9 @@ export class MessageView {
     }
     this.#markdown.update(text);
     dressCode(this.#body, { isGrowing });
+    for (const box of this.#body.querySelectorAll('li > input')) {
+      box.ariaLabel = t(box.checked ? 'message.done' : 'message.toDo');
+    }
   }
 
   #showProgress({ content }, isGrowing) {

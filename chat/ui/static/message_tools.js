@@ -128,7 +128,11 @@ export class MessageTools {
       this.element.querySelector(`[data-tool="${asking}"]`)?.focus();
     };
     this.asked.replaceChildren(...parts, textButton(t('message.cancel'), cancel));
-    this.asked.onkeydown = ({ key }) => key === 'Escape' && cancel();
+    this.asked.onkeydown = (event) => {
+      if (event.key !== 'Escape') return;
+      event.preventDefault(); // else it would stop a reply
+      cancel();
+    };
     this.asked.querySelector('input, button').focus();
   }
 

@@ -2,34 +2,52 @@
 
 import { session } from './session.js';
 
-const NARROW = 768; // pixels of width below which a panel covers the chat
+const IDS = ['sidebar', 'panel'];
+const LONGEST_START = 10_000; // milliseconds
 
-const toggleOf = (id) => document.querySelector(`#${id} .toggle-button`);
-const isOpen = (id) => document.querySelector(`#${id}.open, #${id} .sidebar.open`) !== null;
+const covers = matchMedia('(width <= 768px)'); // a panel covers the chat then
+const crowds = matchMedia('(width < 1100px)'); // two panels leave too little of it
+
+const isOpen = (id) => document.querySelector(`#${id}.open`) !== null;
 
 /** Open or close a panel: `sidebar` or `panel`. */
 export const setOpen = (id, open) => {
-  if (isOpen(id) !== open) toggleOf(id)?.click();
+  if (isOpen(id) === open) return;
+  const panel = document.getElementById(id);
+  if (!open && panel?.contains(document.activeElement)) document.querySelector('.parley-composer-text')?.focus();
+  panel?.querySelector('.toggle-button').click();
+  if (open && crowds.matches) IDS.filter((other) => other !== id).forEach((other) => setOpen(other, false));
 };
 
 /** Open a panel if it is closed, else close it. */
 export const toggle = (id) => setOpen(id, !isOpen(id));
 
-// On a narrow page an open panel covers the chat: what is left of that closes it.
-const closeByTheRest = ({ target }) => {
-  if (innerWidth >= NARROW || target.closest('.sidebar, dialog, [popover], .parley-header')) return;
-  for (const id of ['sidebar', 'panel']) setOpen(id, false);
+/** Close the panels that cover the chat; tells whether there was one. */
+export const uncover = () => {
+  const covering = covers.matches ? IDS.filter(isOpen) : [];
+  covering.forEach((id) => setOpen(id, false));
+  return covering.length > 0;
 };
 
 /** Have the elements open and close the panels. */
 export const connectPanel = () => {
   document.addEventListener('parley:toggle-panel', () => toggle('panel'));
   document.addEventListener('parley:toggle-list', () => toggle('sidebar'));
-  document.addEventListener('pointerdown', closeByTheRest);
+  document.addEventListener('click', ({ target }) => target.matches('.gradio-container') && uncover());
+  covers.addEventListener('change', uncover);
   let shown; // what is shown is wanted: then nothing may cover it
   session.addEventListener('conversation', () => {
     const id = session.conversation?.id ?? null;
-    if (id !== shown && innerWidth < NARROW) setOpen('sidebar', false);
+    if (id !== shown && covers.matches) setOpen('sidebar', false);
     shown = id;
   });
+  closeAtFirst();
+};
+
+// Gradio opens the list once it has started, also where that covers the chat; until then its button does nothing.
+const closeAtFirst = () => {
+  const timer = setInterval(uncover, 50);
+  const end = () => clearInterval(timer);
+  for (const name of ['pointerdown', 'keydown']) addEventListener(name, end, { capture: true, once: true });
+  setTimeout(end, LONGEST_START);
 };

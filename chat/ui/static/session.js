@@ -164,7 +164,8 @@ class Session extends EventTarget {
   #show({ conversation, messages }) {
     this.#asked++;
     this.#branch.show(messages);
-    this.#setConversation(conversation);
+    this.conversation = conversation;
+    this.#tell('conversation');
     this.#tell('messages');
     this.#sending.settle(this.messages);
   }
@@ -173,11 +174,6 @@ class Session extends EventTarget {
     this.#show(path);
     this.#writeUrl('pushState');
     this.#openStream();
-  }
-
-  #setConversation(conversation) {
-    this.conversation = conversation;
-    this.#tell('conversation');
   }
 
   async #refresh() {
@@ -234,7 +230,8 @@ class Session extends EventTarget {
     if (conversation.id !== this.conversation?.id) return;
     const isKnown = this.#isFresh && conversation.active_leaf_id === (this.messages.at(-1)?.id ?? null);
     this.#isFresh = false;
-    this.#setConversation(conversation);
+    this.conversation = conversation;
+    this.#tell('conversation');
     if (!isKnown) this.#refresh();
   }
 

@@ -72,6 +72,8 @@ export const english = {
   'message.next': 'Next version',
   'message.version': '{index} / {total}',
   'message.writing': 'Writing …',
+  'message.done': 'Done',
+  'message.toDo': 'To do',
   'message.finished': 'The reply is finished.',
   'ended.stopped': 'Stopped.',
   'ended.length': 'Cut off at the limit of tokens.',
@@ -164,7 +166,7 @@ export const english = {
   'model.perSecond': '{n} tokens a second',
   'model.loading': 'Loading {name} …',
 
-  'ledger.none': 'Once there is a reply, this shows which messages the model saw for it.',
+  'ledger.none': 'Once the model has replied here, this shows which messages it saw for that.',
   'ledger.lost': 'What the model saw for this reply is not known.',
   'ledger.summary': 'The newest reply saw {used} tokens of the {budget} that there was room for; {cached} of them were known already.',
   'ledger.meter': '{cached} tokens known already, {computed} computed',
@@ -209,5 +211,10 @@ export const english = {
   'keys.edit': 'Edit the last message',
   'keys.sidebar': 'Show or hide the list',
   'keys.panel': 'Show or hide the panel',
+  'key.Ctrl': 'Ctrl',
+  'key.Shift': 'Shift',
+  'key.Escape': 'Esc',
+  'key.ArrowUp': '↑',
+  'key.ArrowDown': '↓',
   'keys.help': 'Show this',
 };

@@ -3,15 +3,18 @@
 import { api } from './api.js';
 import { el, textButton } from './dom.js';
 import { session } from './session.js';
-import { t } from './texts.js';
+import { language, t } from './texts.js';
 
-const percent = new Intl.NumberFormat(undefined, { style: 'percent', maximumFractionDigits: 1 });
+const percents = new Intl.NumberFormat(language, { style: 'percent', maximumFractionDigits: 1 });
+const LEAST = 0.001; // the least share that is written out
+
+const percent = (share) => (share < LEAST ? `< ${percents.format(LEAST)}` : percents.format(share));
 
 /** Show the tokens of a reply in a dialog. */
 const show = async (id) => {
   const body = el('div', { class: 'parley-tokens-body' }, el('p', { role: 'status', textContent: t('tokens.loading') }));
   const close = textButton(t('tokens.close'), () => dialog.close());
-  const dialog = el('dialog', { class: 'parley-tokens', 'aria-label': t('tokens.title') },
+  const dialog = el('dialog', { class: 'parley-dialog parley-tokens', 'aria-label': t('tokens.title') },
     el('h2', { textContent: t('tokens.title') }), body, close);
   dialog.addEventListener('close', () => dialog.remove());
   document.body.append(dialog);
@@ -36,14 +39,14 @@ const view = (model, tokens, choose) => {
     text.querySelector('[aria-pressed="true"]')?.setAttribute('aria-pressed', 'false');
     details.replaceChildren(...alternatives(token, place, choose));
   })));
-  return [el('p', { class: 'parley-note', textContent: t('tokens.summary', { model, count: tokens.length, mean: percent.format(mean) }) }),
+  return [el('p', { class: 'parley-note', textContent: t('tokens.summary', { model, count: tokens.length, mean: percent(mean) }) }),
     text, details];
 };
 
 /** Return the button of a token, with the line break after it if its text has one. */
 const tokenButton = ({ text, probability }, onClick) => {
   const button = el('button', { type: 'button', class: 'parley-token', textContent: visible(text), 'aria-pressed': 'false',
-    title: percent.format(probability) });
+    title: percent(probability) });
   button.style.setProperty('--doubt', String(Math.min(1, -Math.log10(Math.max(probability, 1e-4)) / 2)));
   button.addEventListener('click', () => {
     onClick();
@@ -61,9 +64,9 @@ const alternatives = (token, place, choose) => {
     const isChosen = one.token_id === token.token_id;
     const button = textButton(t('tokens.branch'), () => choose(place, one.token_id), { disabled: isChosen });
     return el('li', { class: isChosen ? 'parley-chosen' : '' }, el('code', { dir: 'auto', textContent: visible(one.text) }),
-      el('span', { class: 'parley-probability' }, bar, el('span', { textContent: percent.format(one.probability) })), button);
+      el('span', { class: 'parley-probability' }, bar, el('span', { textContent: percent(one.probability) })), button);
   });
-  return [el('p', { textContent: t('tokens.at', { place: place + 1, probability: percent.format(token.probability) }) }),
+  return [el('p', { textContent: t('tokens.at', { place: place + 1, probability: percent(token.probability) }) }),
     el('ol', {}, ...rows)];
 };
 
