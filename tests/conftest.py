@@ -13,6 +13,7 @@ from typing import cast
 
 import gguf
 import httpx
+import hypothesis
 import numpy as np
 import pytest
 from alembic import command
@@ -38,6 +39,10 @@ from model.tokenizer import byte_alphabet
 from storage.branches import BranchStore
 from storage.conversations import ConversationStore
 from storage.database import Database
+
+# On a busy machine examples take long to draw, which says nothing of what is tested.
+hypothesis.settings.register_profile("busy", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
+hypothesis.settings.load_profile("busy")
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = Path("/usr/bin/chromium")

@@ -160,9 +160,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Change conversations, or empty the trash."""
-        body = self._body()
         if self.path == "/api/trash/empty":
             return self._change(self.api.empty_trash)
+        body = self._body()
         self._change(lambda: {"conversations": self.api.change(body["ids"], body["change"])})
 
     def do_PATCH(self) -> None:

@@ -33,22 +33,34 @@ from model.checkpoint.catalog import DEFAULT_MODEL, resolve
 from model.engine.generation import Generation, Piece
 from storage.conversations import ConversationStore
 from tests.big_database import OWNER, write
-from tests.page_scripts import COUNT_TEXTS, PROBE, SCROLL_LIST, SCROLL_UP, SET_PARAMS, WAIT_FOR_MESSAGES, WAIT_FOR_REPLY
+from tests.measured_page import (
+    BOX,
+    COUNT_TEXTS,
+    LONG,
+    N_MESSAGES,
+    PATIENCE,
+    REPLY,
+    SCROLL_LIST,
+    SCROLL_UP,
+    WAIT_FOR_MODEL,
+    WAIT_FOR_REPLY,
+    forget,
+    new_window,
+    open_long,
+    open_page,
+    send,
+    send_long,
+    stop,
+)
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = Path("/usr/bin/chromium")
 N_CONVERSATIONS = 10_000
-N_MESSAGES = 300
-LONG = f"The conversation of {N_MESSAGES} messages"
 RUNS = 3  # of a cold start
 N_FIRST_TOKENS = 10
 N_KEYS, KEY_MS = 100, 20
 SECONDS_WATCHED = 10.0
 N_ROWS = 1000
-PATIENCE = 120_000  # milliseconds, until the measuring is given up
-
-BOX = ".parley-composer-text"
-REPLY = ".parley-assistant .parley-body"
 
 
 class Row(NamedTuple):
@@ -83,57 +95,10 @@ def print_table(title: str, rows: Iterable[Row]) -> None:
     sys.stdout.write("\n")
 
 
-# Windows.
-
-
-@contextmanager
-def new_window(browser: Browser) -> Iterator[BrowserContext]:
-    """Open a window that has nothing cached, whose pages tell what they do and when."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(PATIENCE)
-    context.add_init_script(PROBE)
-    yield context
-    context.close()
-
-
-def open_page(context: BrowserContext, url: str) -> Page:
-    """Open a page, ready to be written in."""
-    page = context.new_page()
-    page.goto(url)
-    page.evaluate("probe.first.ready")
-    return page
-
-
-def forget(page: Page) -> None:
-    """Let a page's long tasks and keys be counted from now on."""
-    page.evaluate("() => { probe.longTasks.length = probe.keys.length = 0; }")
-
-
 def long_tasks(page: Page, what: str) -> Row:
     """Return how many tasks have kept a page from anything else for more than 50 ms, and the longest."""
     durations: list[float] = page.evaluate("probe.longTasks")
     return Row(f"{what}: long tasks", f"{len(durations)}, the longest {max(durations, default=0):.0f} ms")
-
-
-def send(page: Page, text: str, **params: Any) -> None:
-    """Send a message, its reply drawn with sampling parameters."""
-    page.evaluate(SET_PARAMS, params)
-    page.fill(BOX, text)
-    page.press(BOX, "Enter")
-
-
-def send_long(page: Page, animal: str) -> None:
-    """Send a message whose reply goes on until it is stopped, and wait for its first words."""
-    n_replies = page.locator(REPLY).count() + 1
-    page.evaluate(WAIT_FOR_REPLY, n_replies)
-    send(page, f"Write a very long story about a {animal}.", min_tokens=4000, max_tokens=4000)
-    page.evaluate("probe.reply")
-
-
-def stop(page: Page) -> None:
-    """Stop the reply."""
-    page.click(".parley-stop")
-    expect(page.locator(".parley-growing")).to_have_count(0)
 
 
 # A server in a process of its own.
@@ -169,7 +134,7 @@ def cold_start(context: BrowserContext, data: Path, port: int) -> tuple[float, f
                 break
             sleep(0.02)  # the page is asked for once: asking again and again would slow the start
         page.goto(f"http://127.0.0.1:{port}", wait_until="commit")
-        usable, ready = page.evaluate("Promise.all([probe.first.box, probe.first.ready])")
+        usable, ready = page.evaluate("probe.first.box"), page.evaluate(WAIT_FOR_MODEL)
         page.fill(BOX, "Hello")
     finally:
         page.close()
@@ -206,11 +171,13 @@ def serve(folder: Path) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", access_log=False))
         thread = Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        for workspace in (kept, temporary):
-            workspace.bus.close()
-        server.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            for workspace in (kept, temporary):
+                workspace.bus.close()
+            server.should_exit = True
+            thread.join()
 
 
 def seed(store: ConversationStore) -> None:
@@ -298,13 +265,6 @@ def timed(owner: type, name: str) -> Iterator[list[float]]:
         yield times
 
 
-def open_long(page: Page) -> None:
-    """Open the conversation of 300 messages by a click in the list, and wait until it is shown."""
-    page.evaluate(WAIT_FOR_MESSAGES, N_MESSAGES)
-    page.locator("parley-sidebar .parley-row-link", has_text=LONG).first.click()
-    page.evaluate("probe.opened")
-
-
 def long_conversation(context: BrowserContext, url: str) -> Iterator[Row]:
     """Measure opening the conversation of 300 messages, and scrolling it from its end to its start."""
     page = open_page(context, url)
@@ -376,7 +336,7 @@ def many_conversations(context: BrowserContext, url: str) -> Iterator[Row]:
     page.goto(url)
     loaded = page.evaluate("probe.first.row.then((moment) => moment - performance.timeOrigin)")
     yield Row("from the page's start to the first row of its list", f"{loaded:.0f} ms")
-    page.evaluate("probe.first.ready")
+    page.evaluate(WAIT_FOR_MODEL)
     forget(page)
     seconds = page.evaluate(SCROLL_LIST, N_ROWS) / 1000
     yield Row(f"scrolling the list until {N_ROWS:,} rows are loaded", f"{seconds:.1f} s")

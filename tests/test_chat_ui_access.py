@@ -112,7 +112,7 @@ def states(page: Page) -> Iterator[str]:
 
 def faults(page: Page, *rules: str) -> list[str]:
     """Return what axe-core finds grave, by some of its rules or all, a line each."""
-    options = {"resultTypes": ["violations"], **({"runOnly": rules} if rules else {})}
+    options = {"resultTypes": ["violations"], "preload": False, **({"runOnly": rules} if rules else {})}
     found: list[dict[str, Any]] = Axe().run(page, options=options).response["violations"]
     return [
         f"{fault['id']}: {node['html'][:200]}: {node['failureSummary']}"

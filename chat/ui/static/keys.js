@@ -7,8 +7,8 @@ import { hasText, t } from './texts.js';
 
 const composer = () => document.querySelector('.parley-composer-text');
 
-const focusSearch = () => {
-  setOpen('sidebar', true);
+const focusSearch = async () => {
+  await setOpen('sidebar', true); // what cannot be seen takes no focus
   document.querySelector('parley-sidebar input[type="search"]')?.focus();
 };
 

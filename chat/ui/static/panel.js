@@ -10,14 +10,25 @@ const crowds = matchMedia('(width < 1100px)'); // two panels leave too little of
 
 const isOpen = (id) => document.querySelector(`#${id}.open`) !== null;
 
-/** Open or close a panel: `sidebar` or `panel`. */
-export const setOpen = (id, open) => {
-  if (isOpen(id) === open) return;
+/** Open or close a panel, `sidebar` or `panel`; resolves when it is so. */
+export const setOpen = async (id, open) => {
   const panel = document.getElementById(id);
-  if (!open && panel?.contains(document.activeElement)) document.querySelector('.parley-composer-text')?.focus();
-  panel?.querySelector('.toggle-button').click();
+  if (!panel || isOpen(id) === open) return;
+  if (!open && panel.contains(document.activeElement)) document.querySelector('.parley-composer-text')?.focus();
   if (open && crowds.matches) IDS.filter((other) => other !== id).forEach((other) => setOpen(other, false));
+  const changed = nextChange(panel);
+  panel.querySelector('.toggle-button').click();
+  await changed;
 };
+
+// Gradio shows what has been asked of it a little later.
+const nextChange = (panel) => new Promise((resolve) => {
+  const observer = new MutationObserver(() => {
+    observer.disconnect();
+    resolve();
+  });
+  observer.observe(panel, { attributeFilter: ['class'] });
+});
 
 /** Open a panel if it is closed, else close it. */
 export const toggle = (id) => setOpen(id, !isOpen(id));
@@ -46,8 +57,12 @@ export const connectPanel = () => {
 
 // Gradio opens the list once it has started, also where that covers the chat; until then its button does nothing.
 const closeAtFirst = () => {
-  const timer = setInterval(uncover, 50);
-  const end = () => clearInterval(timer);
+  let timer;
+  const look = () => {
+    timer = setTimeout(look, uncover() ? 500 : 50);
+  };
+  const end = () => clearTimeout(timer);
   for (const name of ['pointerdown', 'keydown']) addEventListener(name, end, { capture: true, once: true });
   setTimeout(end, LONGEST_START);
+  look();
 };

@@ -1,4 +1,16 @@
-"""What a page is asked to note while it is measured, in JavaScript; `probe` is there before anything of its own."""
+"""A page that is measured: what is done with it, and the scripts by which it notes what happens, and when."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+N_MESSAGES = 300
+LONG = f"The conversation of {N_MESSAGES} messages"
+PATIENCE = 120_000  # milliseconds, until the measuring is given up
+BOX = ".parley-composer-text"
+REPLY = ".parley-assistant .parley-body"
 
 PROBE = """
 (() => {
@@ -29,12 +41,19 @@ PROBE = """
   const has = (selector) => () => document.querySelector(selector) !== null;
   const first = {
     box: seen(has('.parley-composer-text')),
-    ready: seen(has('.parley-send:not(.parley-stop)[aria-disabled=false]')),
     row: seen(has('.parley-row')),
   };
   globalThis.probe = { now, painted, seen, keys, longTasks, first };
 })();
 """
+WAIT_FOR_MODEL = """async () => {
+  await probe.first.box;
+  const { session } = await import('/page/session.js');
+  while (session.model?.state !== 'ready') {
+    await new Promise((done) => session.addEventListener('model', done, { once: true }));
+  }
+  return probe.painted();
+}"""
 WAIT_FOR_REPLY = """(count) => {
   const { seen } = probe;
   probe.reply = seen(() => {
@@ -51,7 +70,7 @@ SET_PARAMS = "(params) => import('/page/session.js').then(({ session }) => { ses
 WAIT_FOR_MESSAGES = """(count) => {
   addEventListener('click', () => { probe.clicked = probe.now(); }, { capture: true, once: true });
   const messages = document.getElementsByClassName('parley-message');
-  probe.opened = probe.seen(() => messages.length === count);
+  probe.opened = probe.seen(() => messages.length >= count);
 }"""
 SCROLL_UP = """async () => {
   const scroller = document.querySelector('.parley-transcript .parley-scroll');
@@ -75,3 +94,54 @@ SCROLL_LIST = """async (count) => {
   }
   return await probe.painted() - begun;
 }"""
+
+
+@contextmanager
+def new_window(browser: Browser) -> Iterator[BrowserContext]:
+    """Open a window that has nothing cached, whose pages tell what they do and when."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(PATIENCE)
+    context.add_init_script(PROBE)
+    yield context
+    context.close()
+
+
+def open_page(context: BrowserContext, url: str) -> Page:
+    """Open a page, ready to be written in."""
+    page = context.new_page()
+    page.goto(url)
+    page.evaluate(WAIT_FOR_MODEL)
+    return page
+
+
+def forget(page: Page) -> None:
+    """Let a page's long tasks and keys be counted from now on."""
+    page.evaluate("() => { probe.longTasks.length = probe.keys.length = 0; }")
+
+
+def send(page: Page, text: str, **params: Any) -> None:
+    """Send a message, its reply drawn with sampling parameters."""
+    page.evaluate(SET_PARAMS, params)
+    page.fill(BOX, text)
+    page.press(BOX, "Enter")
+
+
+def send_long(page: Page, animal: str) -> None:
+    """Send a message whose reply goes on until it is stopped, and wait for its first words."""
+    n_replies = page.locator(REPLY).count() + 1
+    page.evaluate(WAIT_FOR_REPLY, n_replies)
+    send(page, f"Write a very long story about a {animal}.", min_tokens=4000, max_tokens=4000)
+    page.evaluate("probe.reply")
+
+
+def stop(page: Page) -> None:
+    """Stop the reply."""
+    page.click(".parley-stop")
+    expect(page.locator(".parley-growing")).to_have_count(0)
+
+
+def open_long(page: Page) -> None:
+    """Open the conversation of 300 messages by a click in the list, and wait until it is shown."""
+    page.evaluate(WAIT_FOR_MESSAGES, N_MESSAGES)
+    page.locator("parley-sidebar .parley-row-link", has_text=LONG).first.click()
+    page.evaluate("probe.opened")
