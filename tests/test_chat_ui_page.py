@@ -324,7 +324,7 @@ def test_rubbish_is_not_imported_and_the_page_says_why(page: Page, tabs: Tabs, t
 
 def test_the_database_is_backed_up_from_the_page(page: Page) -> None:
     open_panel(page, "Data")
-    page.get_by_role("button", name="Back up now").first.click()
+    page.get_by_role("button", name="Backup").click()
     page.locator("#backup").click()
     expect(page.locator("#backup-result")).to_contain_text(re.compile(r"backup.*MB"))
 

@@ -47,7 +47,7 @@ class DataForm:
         with gr.Accordion(t("import"), open=False):
             element("parley-import")
         with gr.Accordion(t("backup"), open=False):
-            back_up_now = gr.Button(t("backup"), elem_id="backup")
+            back_up_now = gr.Button(t("back_up"), elem_id="backup")
             backed_up = gr.HTML(elem_id="backup-result")
         back_up_now.click(self.back_up, None, backed_up, api_visibility="private")
         with gr.Accordion(t("retention"), open=False):
