@@ -7,6 +7,7 @@ The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 import math
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar, cast
@@ -174,6 +175,23 @@ class _Reader:
         except UnicodeDecodeError as error:
             raise self.refusal(what, "UTF-8", f"the byte {error.object[error.start]:#04x}") from error
 
+    def strings(self, n_items: int, what: str) -> list[str]:
+        """As many calls of `string`, in half of the time: a header is tokens and merges for the most part."""
+        read, texts = self.file.read, []
+        left = limit = min(self.string_bytes_left, self.size - self.position)
+        with suppress(UnicodeDecodeError):
+            for _ in range(n_items):
+                size = read(8)
+                n_bytes = int.from_bytes(size, "little")
+                if len(size) < 8 or n_bytes > left or len(data := read(n_bytes)) < n_bytes:
+                    break
+                texts.append(data.decode())
+                left -= n_bytes
+        self.string_bytes_left -= limit - left
+        self.position += 8 * len(texts) + limit - left
+        self.file.seek(self.position)
+        return texts + [self.string(what) for _ in range(n_items - len(texts))]  # the first says what is wrong
+
     def name(self, what: str) -> str:
         name = self.string(what)
         # Names go into error texts and logs, where a line break or a terminal's control code must not
@@ -194,7 +212,7 @@ class _Reader:
 
     def values(self, kind: int, n_items: int, what: str) -> Array:
         if kind == _STRING:
-            return [self.string(what) for _ in range(n_items)]
+            return self.strings(n_items, what)
         if kind not in _SCALARS:  # an array of arrays among them
             raise self.refusal(what, "numbers, bools or strings", f"the value type {kind}")
         layout = struct.Struct(f"<{n_items}{_SCALARS[kind]}")
