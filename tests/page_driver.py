@@ -103,7 +103,7 @@ def tool(page: Page, name: str, role: str = "assistant") -> None:
 
 def open_panel(page: Page, tab: str) -> None:
     """Show a tab of the panel at the right."""
-    if not page.get_by_role("tab", name=tab, exact=True).is_visible():
+    if not page.locator("#panel.open").count():
         page.click(".parley-meter")
     page.get_by_role("tab", name=tab, exact=True).click()
 

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from conftest import Server
 from page_driver import (
@@ -325,17 +326,44 @@ def test_rubbish_is_not_imported_and_the_page_says_why(page: Page, tabs: Tabs, t
 def test_the_database_is_backed_up_from_the_page(page: Page) -> None:
     open_panel(page, "Data")
     page.get_by_role("button", name="Backup").click()
-    page.locator("#backup").click()
-    expect(page.locator("#backup-result")).to_contain_text(re.compile(r"backup.*MB"))
+    page.get_by_role("button", name="Back up now").click()
+    expect(page.locator("parley-backup")).to_contain_text(re.compile(r"Copied to \S+\.db .*MB"))
 
 
-def test_what_would_be_erased_is_shown_before_it_is_erased(page: Page) -> None:
+def test_what_would_be_erased_is_shown_before_it_is_erased(page: Page, server: Server) -> None:
+    said = {"author": {"role": "user"}, "content": {"content_type": "text", "parts": ["An old <b>question</b>"]}}
+    node = {"id": "a", "parent": None, "children": [], "message": {"id": "a", **said}}
+    old = {
+        "title": "<b>Old</b>",
+        "create_time": 1.5e9,
+        "update_time": 1.5e9,
+        "mapping": {"a": node},
+        "current_node": "a",
+    }
+    answer = httpx.post(f"{server.url}/api/import", params={"name": "conversations.json"}, json=[old])
+    assert answer.json()["conversations"] == 1
     open_panel(page, "Data")
     page.get_by_role("button", name="Retention").click()
-    expect(page.locator("#expiry-erase")).to_be_disabled()
-    page.click("#expiry-dry-run")
-    expect(page.locator("#expiry-result")).to_contain_text("0 conversations would be erased")
-    expect(page.locator("#expiry-erase")).to_be_disabled()
+    erase, result = page.get_by_role("button", name="Erase for good"), page.locator("parley-expiry")
+    expect(erase).to_be_disabled()
+    page.get_by_role("button", name="Show what would be erased").click()
+    expect(result).to_contain_text("1 conversation would be erased. Pinned ones stay.")
+    expect(result.get_by_role("listitem")).to_have_text(["<b>Old</b>"])
+    page.locator("#expiry-days input").fill("364")
+    expect(erase).to_be_disabled()
+    page.get_by_role("button", name="Show what would be erased").click()
+    erase.click()
+    expect(result).to_contain_text("1 conversation with 1 messages was erased.")
+    expect(erase).to_be_disabled()
+
+
+def test_a_rule_that_is_none_is_refused_in_the_page(page: Page, tabs: Tabs) -> None:
+    open_panel(page, "Data")
+    page.get_by_role("button", name="Retention").click()
+    page.locator("#expiry-days input").fill("0")
+    page.get_by_role("button", name="Show what would be erased").click()
+    expect(page.locator("parley-expiry").get_by_role("alert")).to_contain_text("older_than_days")
+    tabs.forget_errors()
 
 
 def test_the_colours_and_the_language_are_the_readers_choice(page: Page) -> None:

@@ -11,7 +11,7 @@ import gradio as gr
 from chat.presets import presets_of
 from chat.settings import Settings
 from chat.ui.chat_form import build_chat_form
-from chat.ui.data_form import DataForm
+from chat.ui.data_form import build_data_form
 from chat.ui.element import element
 from chat.ui.settings_form import build_settings_form
 from chat.ui.texts import t
@@ -38,13 +38,16 @@ def build_page(workspace: Workspace, settings: Settings, owner_id: str) -> gr.Bl
         with gr.Sidebar(width=300, elem_id="sidebar"):
             element("parley-sidebar", elem_id="conversations")
         element("parley-chat", elem_id="chat", scale=1)
-        with gr.Sidebar(position="right", open=False, width=360, elem_id="panel"), gr.Tabs(elem_id="panel-tabs"):
+        with (
+            gr.Sidebar(position="right", open=False, width=360, elem_id="panel"),
+            gr.Tabs(elem_id="panel-tabs", overflow_behavior="wrap"),
+        ):
             with gr.Tab(t("chat"), id="chat"):
                 build_chat_form(presets)
             with gr.Tab(t("context"), id="context"):
                 element("parley-ledger")
             with gr.Tab(t("data"), id="data"):
-                DataForm(workspace, settings, owner_id).build()
+                build_data_form()
             with gr.Tab(t("settings"), id="settings"):
                 build_settings_form(settings, presets)
     return blocks

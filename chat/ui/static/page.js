@@ -1,6 +1,7 @@
 // The page: its elements, and what connects them with each other and with Gradio's forms.
 
 import { api } from './api.js';
+import './care.js';
 import './chat.js';
 import './data.js';
 import { connectForms } from './forms.js';
