@@ -64,4 +64,4 @@ def _print_reply(turn: Turn) -> None:
 def _print_progress(snapshot: Snapshot) -> None:
     """Show what goes on before the first words, in a line that the reply overwrites; on a terminal only."""
     if sys.stdout.isatty():
-        sys.stdout.write(f"\r\x1b[K{snapshot.progress}")
+        sys.stdout.write(f"\r\x1b[K{snapshot.progress or ''}")

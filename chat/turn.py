@@ -13,8 +13,26 @@ from storage.tables import FinalStatus, FinishReason, Message, Status
 
 logger = logging.getLogger(__name__)
 
-PUBLISH_SECONDS = 0.07
+PUBLISH_SECONDS = 0.05
 WATCH_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What goes on before the first words of a reply."""
+
+    queue_position: int  # 1 is the next to be written, 0 does not wait
+    wait_seconds: int | None  # until it is written, by the engine's pace; None if that is not known
+    prefilled_tokens: int  # how much of the prompt the model has read
+    prompt_tokens: int
+
+    def __str__(self) -> str:
+        if self.queue_position:
+            estimate = f", about {self.wait_seconds:,} s" if self.wait_seconds else ""
+            return f"Waiting: number {self.queue_position:,} in line{estimate} …"
+        if self.prefilled_tokens:
+            return f"Reading {self.prefilled_tokens:,} of {self.prompt_tokens:,} tokens …"
+        return "Waiting for the model …"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +41,8 @@ class Snapshot:
 
     text: str
     status: Status
-    queue_position: int  # 1 is the next to be written, 0 does not wait
-    prompt_tokens: int
-    prefilled_tokens: int  # how much of the prompt the model has read
+    progress: Progress | None  # None once there are words
     error: str | None
-
-    @property
-    def progress(self) -> str:
-        """What goes on before the first words, for a reader who waits for them; nothing once there are some."""
-        if self.text or self.status != "streaming":
-            return ""
-        if self.queue_position:
-            return f"Waiting: {_ordinal(self.queue_position)} in line …"
-        if self.prefilled_tokens:
-            return f"Reading {self.prefilled_tokens:,} of {self.prompt_tokens:,} tokens …"
-        return "Waiting for the model …"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +115,8 @@ class Turn:
     def snapshot(self) -> Snapshot:
         """Return the reply as it is now."""
         with self._changed:
-            return Snapshot(
-                text=self._text,
-                status=self._status,
-                queue_position=self._generation.queue_position,
-                prompt_tokens=self._generation.prompt_tokens,
-                prefilled_tokens=self._generation.prefilled_tokens,
-                error=self._error,
-            )
+            waits = self._status == "streaming" and not self._text
+            return Snapshot(self._text, self._status, self._progress() if waits else None, self._error)
 
     def watch(self) -> Iterator[Snapshot]:
         """Yield the reply as it is, then whenever it has changed, its end last. Leaving early changes nothing."""
@@ -141,6 +140,15 @@ class Turn:
         finally:
             with self._changed:
                 self._listeners.remove(listener)
+
+    def _progress(self) -> Progress:
+        generation = self._generation
+        return Progress(
+            queue_position=generation.queue_position,
+            wait_seconds=generation.wait_seconds,
+            prefilled_tokens=generation.prefilled_tokens,
+            prompt_tokens=generation.prompt_tokens,
+        )
 
     def _differs_from(self, seen: Snapshot) -> Callable[[], bool]:
         return lambda: len(self._text) != len(seen.text) or self._status != seen.status
@@ -198,9 +206,3 @@ class Turn:
             listeners = tuple(self._listeners)
         for listener in listeners:  # outside of the lock, which they may take
             listener()
-
-
-def _ordinal(number: int) -> str:
-    """Return a place in a line as it is said: 1st, 2nd, 3rd, 4th, 11th, 21st."""
-    is_teen = number // 10 % 10 == 1
-    return f"{number}{'th' if is_teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"

@@ -69,7 +69,7 @@ class Chats:
         self.sent: list[str] = []  # each request's text
         self.refusals: list[JSONResponse] = []  # for the next messages
         self.watchers: list[Watcher] = []
-        self.progress = ""
+        self.progress: dict[str, int | None] | None = None
         self._numbers = count(1)
 
     # What a test does.
@@ -87,10 +87,16 @@ class Chats:
         reply["content"] += text
         self._tell(reply, "text", {"message_id": reply["id"], "text": text})
 
-    def report(self, text: str) -> None:
+    def report(self, **progress: int | None) -> None:
         """Tell what goes on before the first words."""
-        self.progress = text
-        self._tell(self.running(), "progress", {"message_id": self.running()["id"], "text": text})
+        self.progress = {
+            "queue_position": 0,
+            "wait_seconds": None,
+            "prefilled_tokens": 0,
+            "prompt_tokens": 9,
+            **progress,
+        }
+        self._tell(self.running(), "progress", {"message_id": self.running()["id"], "progress": self.progress})
 
     def end(self, status: str = "complete", reason: str = "stop", error: str | None = None) -> None:
         """End the reply that is being written."""
@@ -193,7 +199,7 @@ class Chats:
             return
         place = f"{leaf['id']}:{len(leaf['content'])}"
         if leaf["status"] == "streaming" and not leaf["content"]:
-            watcher.tell("progress", {"message_id": leaf["id"], "text": self.progress})
+            watcher.tell("progress", {"message_id": leaf["id"], "progress": self.progress})
         if rest := leaf["content"][offset if message_id else 0 :]:
             watcher.tell("text", {"message_id": leaf["id"], "text": rest}, place)
         if leaf["status"] != "streaming":
@@ -271,7 +277,8 @@ class Handlers:
         if body["seen_leaf_id"] != chats.conversations[id]["active_leaf_id"]:
             return error(409, "conversation_moved", "The conversation has gone on elsewhere.")
         message = chats.add(id, "user", body["content"])
-        sent = {"conversation_id": id, "message_id": message["id"], "reply_id": chats.reply(id)["id"]}
+        reply = chats.reply(id)
+        sent = {"messages": [chats.shown(message), chats.shown(reply)]}
         chats.keys[body["idempotency_key"]] = sent
         chats.changed(id)
         return sent

@@ -245,11 +245,13 @@ def test_the_first_words_wait_for_no_clock(watch, monkeypatch: pytest.MonkeyPatc
 def test_what_goes_on_before_the_first_words_is_told_and_cleared(watch, chat: str, send, engine) -> None:
     tab = watch(chat)
     _, reply_id = send()
-    assert tab.next("progress").data == {"message_id": reply_id, "text": "Waiting for the model …"}
-    engine.generations[-1].queue_position = 2
-    assert tab.next("progress").data["text"] == "Waiting: 2nd in line …"
+    progress = {"queue_position": 0, "wait_seconds": None, "prefilled_tokens": 0, "prompt_tokens": 20}
+    assert tab.next("progress").data == {"message_id": reply_id, "progress": progress}
+    engine.generations[-1].queue_position, engine.generations[-1].wait_seconds = 2, 12
+    assert tab.next("progress").data["progress"] == {**progress, "queue_position": 2, "wait_seconds": 12}
     engine.say("Hi")
-    assert [event.data["text"] for event in tab.until("text")] == ["", "Hi"]
+    cleared, text = tab.until("text")
+    assert (cleared.data["progress"], text.data["text"]) == (None, "Hi")
 
 
 def test_a_stopped_reply_ends_with_what_was_shown(watch, workspace: Workspace, chat: str, send, engine) -> None:
@@ -280,7 +282,7 @@ def test_an_error_of_the_engine_is_told(watch, chat: str, send, engine) -> None:
     engine.end("error", "The model computed numbers that are not finite.")
     events = tab.until("end")
     assert events[-1].data["error"] == "The model computed numbers that are not finite."
-    assert [event.data["text"] for event in events if event.name == "progress"][-1:] in ([], [""])
+    assert [event.data["progress"] for event in events if event.name == "progress"][-1:] in ([], [None])
 
 
 def test_a_reply_that_could_not_begin_is_told_by_its_end(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from api_client import NOBODY, Api, Served, serve_api
 
@@ -74,12 +75,19 @@ def shown(api: Api, chat: str) -> list[dict[str, Any]]:
     return api.get(f"/conversations/{chat}/messages")["messages"]
 
 
+def ids_of(answer: httpx.Response) -> tuple[str, str, str]:
+    sent = answer.json()
+    assert [message["id"] for message in sent["messages"]] == [sent["message_id"], sent["reply_id"]]
+    return sent["conversation_id"], sent["message_id"], sent["reply_id"]
+
+
 def test_a_message_is_accepted_before_its_reply_is_written(api: Api, chat: str) -> None:
     api.changed.clear()
     answer = api.ask("POST", f"/conversations/{chat}/messages", {"content": "Hello"})
     assert answer.status_code == 202
     message, reply = shown(api, chat)
-    assert answer.json() == {"conversation_id": chat, "message_id": message["id"], "reply_id": reply["id"]}
+    sent = {"conversation_id": chat, "message_id": message["id"], "reply_id": reply["id"], "messages": [message, reply]}
+    assert answer.json() == sent
     assert (message["content"], message["role"], message["status"]) == ("Hello", "user", "complete")
     assert (reply["content"], reply["role"], reply["status"]) == ("", "assistant", "streaming")
     assert set(api.changed) == {chat}
@@ -275,7 +283,8 @@ def test_the_same_request_sent_again_adds_nothing(api: Api, chat: str) -> None:
     api.reply()
     later = api.ask("POST", f"/conversations/{chat}/messages", body)
     assert [answer.status_code for answer in (first, while_written, later)] == [202, 200, 200]
-    assert first.json() == while_written.json() == later.json()
+    assert ids_of(first) == ids_of(while_written) == ids_of(later)
+    assert later.json()["messages"] == shown(api, chat)
     assert api.contents(chat) == ["Hello", "Hi!"]
     other = api.error("POST", f"/conversations/{chat}/messages", {**body, "content": "Bye"})
     assert other[:3] == (409, None, "not_possible")
@@ -406,7 +415,7 @@ def test_another_reply_stands_beside_the_first(api: Api, chat: str) -> None:
     assert answer.status_code == 202
     api.reply("Hey!")
     [message, reply] = shown(api, chat)
-    assert answer.json() == {"conversation_id": chat, "message_id": message["id"], "reply_id": reply["id"]}
+    assert ids_of(answer) == (chat, message["id"], reply["id"])
     assert reply["siblings"] == [first["reply_id"], reply["id"]]
 
 
@@ -438,7 +447,7 @@ def test_an_edited_message_gets_a_reply_of_its_own(api: Api, chat: str) -> None:
     assert answer.status_code == 202
     api.reply("Bye!")
     message, reply = shown(api, chat)
-    assert answer.json() == {"conversation_id": chat, "message_id": message["id"], "reply_id": reply["id"]}
+    assert ids_of(answer) == (chat, message["id"], reply["id"])
     assert (message["content"], message["siblings"]) == ("Bye", [first["message_id"], message["id"]])
 
 
@@ -448,7 +457,7 @@ def test_an_edited_reply_stands_beside_it_at_once(api: Api, chat: str) -> None:
     answer = api.ask("POST", f"/messages/{first['reply_id']}/edit", encoded({"content": "Better \ud800"}))
     [_, reply] = shown(api, chat)
     assert answer.status_code == 200
-    assert answer.json() == {**first, "reply_id": reply["id"]}
+    assert ids_of(answer) == (chat, first["message_id"], reply["id"])
     assert (reply["content"], reply["origin"], reply["status"]) == ("Better \ufffd", "edited", "complete")
     assert reply["siblings"] == [first["reply_id"], reply["id"]]
     assert api.changed == [chat]

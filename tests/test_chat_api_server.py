@@ -224,9 +224,9 @@ def test_a_page_shows_its_place_in_the_line(
         for chat in chats:
             send(client, chat, "hello", max_tokens=4096, min_tokens=4096)
         watch = events(client, chats[-1])
-        assert any(name == "progress" and "Waiting: 2nd in line" in str(data["text"]) for name, data in watch)
+        assert any(name == "progress" and data["progress"]["queue_position"] == 2 for name, data in watch)
         client.post(f"/api/conversations/{chats[0]}/stop").raise_for_status()
-        assert any(name == "progress" and "Waiting: 1st in line" in str(data["text"]) for name, data in watch)
+        assert any(name == "progress" and data["progress"]["queue_position"] == 1 for name, data in watch)
 
 
 def test_a_reply_that_runs_at_the_end_of_the_server_is_kept_as_interrupted(

@@ -136,28 +136,22 @@ def test_a_watcher_sees_the_reply_wait_then_the_prompt_being_read(
     turn: Turn, engine: ScriptedEngine, generation: Generation
 ) -> None:
     snapshots = turn.watch()
-    assert next(snapshots).progress == "Waiting for the model …"
+    assert str(next(snapshots).progress) == "Waiting for the model …"
     generation.queue_position = 2
-    assert next(snapshots).progress == "Waiting: 2nd in line …"
-    generation.queue_position, generation.prefilled_tokens = 0, 1
-    assert next(snapshots).progress == "Reading 1 of 3 tokens …"
+    assert str(next(snapshots).progress) == "Waiting: number 2 in line …"
+    generation.wait_seconds = 1200
+    assert str(next(snapshots).progress) == "Waiting: number 2 in line, about 1,200 s …"
+    generation.queue_position, generation.wait_seconds, generation.prefilled_tokens = 0, None, 1
+    assert str(next(snapshots).progress) == "Reading 1 of 3 tokens …"
     engine.say("Hi")
-    assert next(snapshots).progress == ""
+    assert next(snapshots).progress is None
     engine.end()
-
-
-@pytest.mark.parametrize(
-    ("position", "place"),
-    [(1, "1st"), (3, "3rd"), (4, "4th"), (11, "11th"), (12, "12th"), (13, "13th"), (22, "22nd"), (111, "111th")],
-)
-def test_a_place_in_the_line_is_told_as_it_is_said(position: int, place: str) -> None:
-    assert Snapshot("", "streaming", position, 9, 0, None).progress == f"Waiting: {place} in line …"
 
 
 def test_a_reply_that_ended_before_its_first_word_goes_nowhere(turn: Turn, engine: ScriptedEngine) -> None:
     engine.end("error", "The engine was too busy to begin within 120 s; try again later.")
     turn.join()
-    assert turn.snapshot().progress == ""
+    assert turn.snapshot().progress is None
 
 
 def test_a_listener_is_called_once_there_is_text_to_see_and_at_the_end(turn: Turn, engine: ScriptedEngine) -> None:

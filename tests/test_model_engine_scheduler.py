@@ -267,8 +267,8 @@ def test_retry_hint_is_the_measured_time_until_the_first_in_the_way_gets_in(
     for i in range(4):
         driver.ask([5 + i], SamplingParams(temperature=0, max_tokens=3), "ada")
     driver.run()  # four replies in three steps: 5.25 s each
-    for i in range(2):
-        driver.ask([5], owner=f"owner {i}")
+    others = [driver.ask([5], owner=f"owner {i}") for i in range(2)]
+    assert [sequence.generation.wait_seconds for sequence in others] == [6, 11]
     for _ in range(MAX_WAITING // 2):
         driver.ask([5], owner="ada")
     with pytest.raises(EngineBusy) as caught:

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager, ExitStack, aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ from chat.api.errors import documented
 from chat.api.identity import Owner
 from chat.api.messages import read_message
 from chat.api.schemas import ConversationModel, MessageModel
-from chat.turn import Turn
+from chat.turn import Progress, Turn
 from chat.workspace import Workspace
 from storage.errors import ConversationNotFound, MessageNotFound, StorageError
 from storage.tables import Conversation, Message, utc_now
@@ -84,8 +84,8 @@ def event_routes(workspace: Workspace, model: ModelReader) -> APIRouter:
 
         `conversation`, `gone`: what the conversation is now, or that it is no more. `text`: what is to be put after
         the text of a reply, of which there then are as many code points as the event's id ends with. `progress`: what
-        goes on before its first words. `end`: the whole reply, stored. `list`: some conversation has changed.
-        `model`: what the model does now.
+        goes on before its first words, null once there are some. `end`: the whole reply, stored. `list`: some
+        conversation has changed. `model`: what the model does now.
         """
         place = _parse(last_event_id or "") or (Place(message_id, offset) if message_id else None)
         return EventStream(_Watcher(workspace, model, owner, conversation_id, place).events())
@@ -143,7 +143,7 @@ class _Followed:
     turn: Turn
     message_id: str
     n_told: int  # code points
-    progress: str = ""
+    progress: Progress | None = None
 
 
 class _View(NamedTuple):
@@ -277,7 +277,7 @@ class _Watcher:
         events = []
         if snapshot.progress != followed.progress:
             followed.progress = snapshot.progress
-            events.append(_event("progress", {"message_id": followed.message_id, "text": snapshot.progress}))
+            events.append(_progress(followed))
         if text := snapshot.text[followed.n_told :]:
             followed.n_told += len(text)
             events.append(_text(followed.message_id, text, followed.n_told))
@@ -288,7 +288,8 @@ class _Watcher:
         self._followed = None
         events = []
         if followed.progress:
-            events.append(_event("progress", {"message_id": followed.message_id, "text": ""}))
+            followed.progress = None
+            events.append(_progress(followed))
         return events + await self._ending(followed.message_id, followed.n_told, followed.turn.snapshot().error)
 
     async def _ending(self, message_id: str, n_told: int, error: str | None = None) -> list[str]:
@@ -371,6 +372,11 @@ class _Watcher:
 
 def _text(message_id: str, text: str, n_told: int) -> str:
     return _event("text", {"message_id": message_id, "text": text}, Place(message_id, n_told))
+
+
+def _progress(followed: _Followed) -> str:
+    progress = followed.progress and asdict(followed.progress)
+    return _event("progress", {"message_id": followed.message_id, "progress": progress})
 
 
 def _event(name: str, data: dict[str, Any], place: Place | None = None) -> str:

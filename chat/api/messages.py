@@ -110,8 +110,8 @@ class _Handlers:
             )
         except AlreadySent as sent:
             response.status_code = 200
-            return SentMessage(conversation_id=conversation_id, message_id=sent.message_id, reply_id=sent.reply_id)
-        return _sent(turn)
+            return self._sent(owner, conversation_id, sent.message_id, sent.reply_id)
+        return self._started(owner, turn)
 
     def preview(self, owner: Owner, conversation_id: str, new: NewMessage) -> LedgerModel:
         """Tell what the prompt would hold if a message were sent, without sending it."""
@@ -134,25 +134,28 @@ class _Handlers:
 
     def regenerate(self, owner: Owner, message_id: str, new: NewReply) -> SentMessage:
         """Start one more reply beside another."""
-        return _sent(self.workspace.manager.regenerate(owner, message_id, self._params(new.params)))
+        return self._started(owner, self.workspace.manager.regenerate(owner, message_id, self._params(new.params)))
 
     def go_on(self, owner: Owner, message_id: str, new: NewReply) -> SentMessage:
         """Start a longer version of a reply that was cut, beside it."""
-        return _sent(self.workspace.manager.continue_reply(owner, message_id, self._params(new.params)))
+        params = self._params(new.params)
+        return self._started(owner, self.workspace.manager.continue_reply(owner, message_id, params))
 
     def branch(self, owner: Owner, message_id: str, new: TokenChoice) -> SentMessage:
         """Start a reply beside another that has its first tokens, and then another token."""
         params = self._params(new.params)
-        return _sent(self.workspace.manager.branch_at(owner, message_id, new.place, new.token_id, params))
+        turn = self.workspace.manager.branch_at(owner, message_id, new.place, new.token_id, params)
+        return self._started(owner, turn)
 
     def edit(self, owner: Owner, message_id: str, new: MessageEdit, response: Response) -> SentMessage:
         """Put another version of a message beside it; a user's gets a reply, which is started."""
         if self.workspace.conversations.message(owner, message_id).role != "assistant":
-            return _sent(self.workspace.manager.edit(owner, message_id, new.content, self._params(new.params)))
+            params = self._params(new.params)
+            return self._started(owner, self.workspace.manager.edit(owner, message_id, new.content, params))
         edited = self.workspace.manager.edit_reply(owner, message_id, new.content)
         self.workspace.bus.publish(owner, edited.conversation_id)
         response.status_code = 200
-        return SentMessage(conversation_id=edited.conversation_id, message_id=edited.parent_id, reply_id=edited.id)
+        return self._sent(owner, edited.conversation_id, edited.parent_id, edited.id)
 
     def switch(self, owner: Owner, message_id: str) -> ConversationPath:
         """Show the branch of a message, down to the newest message below it."""
@@ -187,6 +190,13 @@ class _Handlers:
         """Return the model's own sampling parameters with those that are given; raises InvalidField, ValueError."""
         values = {name: _value(name, value) for name, value in given.items()}
         return replace(self.workspace.manager.model.sampling_params, **values)
+
+    def _started(self, owner: str, turn: Turn) -> SentMessage:
+        return self._sent(owner, turn.conversation_id, turn.message_id, turn.reply_id)
+
+    def _sent(self, owner: str, conversation_id: str, message_id: str | None, reply_id: str | None) -> SentMessage:
+        messages = [read_message(self.workspace, owner, one) for one in (message_id, reply_id) if one is not None]
+        return SentMessage(conversation_id=conversation_id, message_id=message_id, reply_id=reply_id, messages=messages)
 
     def _changed(self, owner: str, conversation_id: str) -> ConversationPath:
         self.workspace.bus.publish(owner, conversation_id)
@@ -224,10 +234,6 @@ def _ledger(ledger: Ledger) -> LedgerModel:
         for entry, share in zip(ledger["messages"], shares, strict=True)
     ]
     return LedgerModel.model_validate({**ledger, "messages": entries})
-
-
-def _sent(turn: Turn) -> SentMessage:
-    return SentMessage(conversation_id=turn.conversation_id, message_id=turn.message_id, reply_id=turn.reply_id)
 
 
 def _model(message: Message, siblings: list[str], feedback: Feedback | None) -> MessageModel:

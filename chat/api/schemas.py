@@ -205,11 +205,12 @@ class FeedbackChange(Request):
 
 
 class SentMessage(Response):
-    """The ids of a message and of the reply that is being written to it."""
+    """A message and the reply that is being written to it."""
 
     conversation_id: str
     message_id: str | None
     reply_id: str | None
+    messages: list[MessageModel] = Field(description="Both as they are now, or the one that there is.")
 
 
 class LedgerEntryModel(Response):

@@ -53,6 +53,7 @@ class Generation:
         self.prompt_tokens = prompt_tokens
         self.seed = seed  # as asked for, or the one that was drawn
         self.queue_position = 0  # 1 is the next to run, 0 runs or has ended
+        self.wait_seconds: int | None = None  # until it runs, by the engine's pace; None if that is not known
         self.prefilled_tokens = 0  # how much of the prompt the model has read
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None  # one line, when finish_reason is "error"
@@ -91,5 +92,5 @@ class Generation:
     def finish(self, reason: FinishReason, usage: Usage, error: str | None = None) -> None:
         """Tell the caller how it ended."""
         self.usage, self.error, self.finish_reason = usage, error, reason
-        self.queue_position, self._on_cancel = 0, None
+        self.queue_position, self.wait_seconds, self._on_cancel = 0, None, None
         self._pieces.put(None)

@@ -127,7 +127,7 @@ class Scheduler:
     def _refuse_beyond(self, limit: int, waiting: list[Sequence], what: str) -> None:
         if len(waiting) >= limit:
             first = min(sequence.generation.queue_position for sequence in waiting)
-            retry_after = self._pace.seconds_for(first)
+            retry_after = self._pace.seconds_for(first) or 1
             raise EngineBusy(f"{limit} {what} waiting already; try again in {retry_after} s.", retry_after)
 
     def _line_up(self) -> list[Sequence]:
@@ -145,6 +145,7 @@ class Scheduler:
         line = sorted(self._waiting, key=lambda sequence: load_before[sequence])  # of equals, who came first
         for place, sequence in enumerate(line, start=1):
             sequence.generation.queue_position = place
+            sequence.generation.wait_seconds = self._pace.seconds_for(place)
         return line
 
     def _open(self, sequence: Sequence) -> bool:
@@ -202,8 +203,8 @@ class _Pace:
         self._busy_seconds += seconds
         self._ends.extend([self._busy_seconds] * n_replies)
 
-    def seconds_for(self, n_replies: int) -> int:
-        """Return how many whole seconds so many replies take; 1 before anything has been measured."""
-        n_measured = len(self._ends) - 1
-        measured = (self._ends[-1] - self._ends[0]) / n_measured if n_measured else 0.0
-        return max(1, math.ceil(n_replies * measured))
+    def seconds_for(self, n_replies: int) -> int | None:
+        """Return how many whole seconds so many replies take; None before anything has been measured."""
+        if not (n_measured := len(self._ends) - 1):
+            return None
+        return max(1, math.ceil(n_replies * (self._ends[-1] - self._ends[0]) / n_measured))

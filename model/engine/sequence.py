@@ -104,7 +104,7 @@ class Sequence:
         """Begin to run, with so many tokens of the prompt in the cache."""
         self.n_cached = self.n_computed = self.n_sound = n_cached
         self.generation.prefilled_tokens = n_cached
-        self.generation.queue_position = 0
+        self.generation.queue_position, self.generation.wait_seconds = 0, None
         self._clock.mark_start()
 
     def draft(self, n: int) -> list[int]:

@@ -3,7 +3,7 @@
 import { el, fitHeight, icon, textButton } from './dom.js';
 import { dressCode } from './highlight.js';
 import { MarkdownStream } from './markdown.js';
-import { endingLine, figuresOf } from './message_stats.js';
+import { endingLine, figuresOf, progressText } from './message_stats.js';
 import { MessageTools } from './message_tools.js';
 import { session } from './session.js';
 import { t } from './texts.js';
@@ -57,8 +57,8 @@ export class MessageView {
   }
 
   /** Say what goes on before the first words. */
-  showProgress(text) {
-    if (this.#message.status === 'streaming' && !this.#message.content) this.#wait(text);
+  showProgress(progress) {
+    if (this.#message.status === 'streaming' && !this.#message.content) this.#wait(progress);
   }
 
   /** Let the text be edited in its place. */
@@ -113,9 +113,9 @@ export class MessageView {
     else this.#progress.replaceChildren();
   }
 
-  #wait(text) {
+  #wait(progress) {
     const dots = el('span', { class: 'parley-dots', 'aria-hidden': 'true' }, el('i'), el('i'), el('i'));
-    this.#progress.replaceChildren(dots, el('span', { textContent: text }));
+    this.#progress.replaceChildren(dots, el('span', { textContent: progress ? progressText(progress) : '' }));
   }
 
   #showMarks({ pinned, origin }) {

@@ -1,7 +1,13 @@
-// What is said below a reply: why it ended, and what it cost.
+// What is said below a reply: what it waits for, why it ended, and what it cost.
 
 import { el, textButton } from './dom.js';
 import { t } from './texts.js';
+
+/** Return what goes on before the first words of a reply. */
+export const progressText = ({ queue_position: place, wait_seconds: seconds, prefilled_tokens: n, prompt_tokens: total }) => {
+  if (place) return seconds ? t('progress.queuedFor', { place, seconds }) : t('progress.queued', { place });
+  return n ? t('progress.prefill', { n, total }) : t('progress.waiting');
+};
 
 // Null if a reply ended by itself or is still being written.
 const endingOf = ({ role, status, finish_reason: reason, error }) => {

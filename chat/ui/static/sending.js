@@ -55,8 +55,9 @@ export class Sending {
   }
 
   async #send(attempt) {
+    let messages;
     try {
-      await this.#post(attempt);
+      messages = await this.#post(attempt);
     } catch (error) {
       if (error.status === 0) throw error;
       // A busy engine, for one, refuses when the message is stored already: then it counts as sent.
@@ -65,19 +66,20 @@ export class Sending {
       throw error;
     }
     this.#done(attempt);
-    if (attempt.view === this.#session.view) await this.#show(attempt);
+    if (attempt.view === this.#session.view) await this.#show(attempt, messages);
     return true;
   }
 
   async #post(attempt) {
     const { root, shown, text, seen, key } = attempt;
     if (!shown) attempt.created ??= await api('POST', `${root}/conversations`, this.#session.newChat);
-    await api('POST', `${root}/conversations/${shown ?? attempt.created.id}/messages`, {
+    const sent = await api('POST', `${root}/conversations/${shown ?? attempt.created.id}/messages`, {
       content: text,
       params: this.#session.params,
       seen_leaf_id: seen,
       idempotency_key: key,
     });
+    return sent.messages;
   }
 
   async #isStored(attempt) {
@@ -99,9 +101,8 @@ export class Sending {
     this.#session.dispatchEvent(new CustomEvent('sent', { detail: { conversation_id: attempt.shown } }));
   }
 
-  async #show({ root, created }) {
-    if (!created) return this.#shown.refresh();
-    const empty = { conversation: created, messages: [] }; // the stream brings the rest
-    this.#shown.adopt(await api('GET', `${root}/conversations/${created.id}/messages`).catch(() => empty));
+  async #show({ created }, messages) {
+    if (created) this.#shown.adopt({ conversation: created, messages });
+    else await this.#shown.refresh();
   }
 }

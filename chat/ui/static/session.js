@@ -20,7 +20,7 @@ const rootFor = (temporary) => (temporary ? TEMPORARY_ROOT : ROOT);
 class Session extends EventTarget {
   conversation = null;
   temporary = false;
-  progress = '';
+  progress = null; // what goes on before the first words of the reply
   connected = true;
   model = null;
   params = {}; // sampling parameters that are to differ from the model's own
@@ -148,7 +148,7 @@ class Session extends EventTarget {
 
   #leave(temporary) {
     this.#endTemporary();
-    Object.assign(this, { conversation: null, progress: '', temporary });
+    Object.assign(this, { conversation: null, progress: null, temporary });
     this.#branch.clear();
     this.#sending.forget();
     this.view++;
@@ -237,19 +237,19 @@ class Session extends EventTarget {
 
   #onText({ message_id, text }, id) {
     if (!this.#branch.add(message_id, text, Number(id.split(':').at(-1)))) return this.#stream.open();
-    this.progress = '';
+    this.progress = null;
     const message = this.messages.find((one) => one.id === message_id);
     if (message) this.#tell('text', { message_id, text: message.content });
   }
 
-  #onProgress({ message_id, text }) {
-    this.progress = text;
-    this.#tell('progress', { message_id, text });
+  #onProgress({ message_id, progress }) {
+    this.progress = progress;
+    this.#tell('progress', { message_id, progress });
   }
 
   #onEnd(message) {
     this.#branch.end(message);
-    this.progress = '';
+    this.progress = null;
     this.#tell('messages');
     this.#tell('ended', { message });
   }

@@ -35,7 +35,7 @@ export class Transcript {
     const on = (name, listener) => session.addEventListener(name, listener, { signal });
     on('messages', () => this.#showMessages());
     on('text', ({ detail }) => this.#grow(detail));
-    on('progress', ({ detail }) => this.#views.get(detail.message_id)?.showProgress(detail.text));
+    on('progress', ({ detail }) => this.#views.get(detail.message_id)?.showProgress(detail.progress));
     on('ended', ({ detail }) => this.#spoken.end(detail.message));
     on('reveal', ({ detail }) => this.#reveal(detail.message_id));
     this.#sizes.observe(this.#inner);
