@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from uuid import uuid4
 
 # Takes the id of a conversation, or None when the bus is closed; called by whichever thread changed it.
 Listener = Callable[[str | None], None]
@@ -13,6 +14,8 @@ class Bus:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._id = uuid4().hex  # versions of another process's are no versions of this one's
+        self._changes: dict[str, int] = {}
         self._listeners: dict[str, list[Listener]] = {}
         self._closed = False
 
@@ -35,9 +38,14 @@ class Bus:
     def publish(self, owner_id: str, conversation_id: str) -> None:
         """Tell that a conversation is new, has changed, or is gone."""
         with self._lock:
+            self._changes[owner_id] = self._changes.get(owner_id, 0) + 1
             listeners = tuple(self._listeners.get(owner_id, ()))
         for listener in listeners:
             listener(conversation_id)
+
+    def version(self, owner_id: str) -> str:
+        """Return what is another text after each change of an owner's conversations."""
+        return f"{self._id}-{self._changes.get(owner_id, 0)}"
 
     def close(self) -> None:
         """Tell all listeners, those to come too, that they need not listen any longer, since Parley ends."""

@@ -179,7 +179,7 @@ class Chats:
 
     def changed(self, chat_id: str) -> None:
         for watcher in self.watchers:
-            watcher.tell("list", {})
+            watcher.tell("list", {"version": "1"})
             if watcher.conversation_id == chat_id:
                 chat = self.conversations.get(chat_id)
                 watcher.tell("conversation", chat) if chat else watcher.tell("gone", {"id": chat_id})
@@ -187,6 +187,7 @@ class Chats:
     def greet(self, watcher: Watcher, message_id: str | None, offset: int) -> None:
         """Tell a new watcher how things are, and the rest of a message that it knows in part."""
         watcher.tell("model", self.model)
+        watcher.tell("list", {"version": "0"})
         chat_id = watcher.conversation_id
         if chat_id is None:
             return

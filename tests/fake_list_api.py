@@ -101,8 +101,10 @@ class FakeListApi:
         return {"conversations": page, "next": json.dumps(_place(page[-1])) if len(rows) > limit else None}
 
     def versions(self) -> Iterator[int]:
-        """Yield whenever something has changed, or half a second has passed."""
-        seen = self._version
+        """Yield whenever something has changed from now on, or half a second has passed."""
+        return self._versions_after(self._version)
+
+    def _versions_after(self, seen: int) -> Iterator[int]:
         while True:
             with self._changed:
                 if self._version == seen:
@@ -111,6 +113,7 @@ class FakeListApi:
             yield n_changes  # not under the lock: the page is written to meanwhile
 
 
+LIST_EVENT = b'event: list\ndata: {"version": "1"}\n\n'
 VIEWS = {
     "recent": lambda row: not row["archived"] and row["trashed_at"] is None,
     "archived": lambda row: row["archived"] and row["trashed_at"] is None,
@@ -209,9 +212,10 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         try:
-            self.wfile.write(b": hello\n\n")
-            for n_changes in self.api.versions():
-                self.wfile.write(b"event: list\ndata: {}\n\n" if n_changes else b": ping\n\n")
+            versions = self.api.versions()
+            self.wfile.write(LIST_EVENT)
+            for n_changes in versions:
+                self.wfile.write(LIST_EVENT if n_changes else b": ping\n\n")
         except OSError:
             pass  # the page has gone
 

@@ -126,21 +126,34 @@ def assert_no_reply_is_told(tab: Tab, workspace: Workspace, conversation_id: str
 # What is told.
 
 
-def test_a_stream_begins_with_the_model_and_the_conversation(watch, model: FakeModel, chat: str) -> None:
+def test_a_stream_begins_with_the_model_the_list_and_the_conversation(
+    watch, model: FakeModel, workspace: Workspace, chat: str
+) -> None:
     tab = watch(chat)
     assert tab.response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
     assert tab.response.headers["Cache-Control"] == "no-store"
     assert tab.response.headers["X-Accel-Buffering"] == "no"
     assert next(tab.events) == ("model", None, model.get())
+    assert next(tab.events) == ("list", None, {"version": workspace.bus.version(ME)})
     name, _, conversation = next(tab.events)
     assert (name, conversation["id"], conversation["channel"]) == ("conversation", chat, "ui")
 
 
-def test_without_a_conversation_only_the_model_is_told(watch, workspace: Workspace) -> None:
+def test_without_a_conversation_the_model_and_the_list_are_told(watch, workspace: Workspace) -> None:
     tab = watch()
-    assert next(tab.events).name == "model"
+    assert [next(tab.events).name, next(tab.events).name] == ["model", "list"]
     workspace.bus.publish(ME, "another")
-    assert next(tab.events) == ("list", None, {})
+    assert next(tab.events) == ("list", None, {"version": workspace.bus.version(ME)})
+
+
+def test_whoever_has_the_list_as_it_is_hears_nothing_of_it(watch, workspace: Workspace, chat: str) -> None:
+    version = watch().next("list").data["version"]
+    assert [event.name for event in watch(chat, list_version=version).until("conversation")] == [
+        "model",
+        "conversation",
+    ]
+    workspace.bus.publish(ME, "another")
+    assert watch(list_version=version).next("list").data["version"] != version
 
 
 def test_a_change_of_the_conversation_is_told(watch, workspace: Workspace, chat: str) -> None:
@@ -182,7 +195,7 @@ def test_another_owners_changes_are_not_told(watch, workspace: Workspace) -> Non
 
 def test_many_changes_of_the_list_are_told_together(watch, workspace: Workspace) -> None:
     tab = watch()
-    tab.next("model")
+    tab.next("list")
     begun = time.monotonic()
     for _ in range(1000):
         workspace.bus.publish(ME, "another")
@@ -268,6 +281,7 @@ def test_a_stopped_reply_ends_with_what_was_shown(watch, workspace: Workspace, c
 
 def test_an_interrupted_reply_ends_with_all_of_it(watch, chat: str, send, engine) -> None:
     tab = watch(chat)
+    tab.next("conversation")  # a reply that had ended by now would be no news
     _, reply_id = send()
     engine.say("one ", "two")
     engine.end("cancelled")
@@ -278,6 +292,7 @@ def test_an_interrupted_reply_ends_with_all_of_it(watch, chat: str, send, engine
 
 def test_an_error_of_the_engine_is_told(watch, chat: str, send, engine) -> None:
     tab = watch(chat)
+    tab.next("conversation")  # a reply that had ended by now would be no news
     send()
     engine.end("error", "The model computed numbers that are not finite.")
     events = tab.until("end")
@@ -347,7 +362,8 @@ def test_whoever_has_the_whole_reply_hears_only_of_its_end(watch, chat: str, sen
     engine.say("Hello")
     engine.end()
     turn.join()
-    assert [event.name for event in watch(chat, at=f"{reply_id}:5").until("end")] == ["model", "conversation", "end"]
+    events = watch(chat, at=f"{reply_id}:5").until("end")
+    assert [event.name for event in events] == ["model", "list", "conversation", "end"]
 
 
 def test_a_reply_that_is_being_written_goes_on_from_the_place(watch, chat: str, send, engine) -> None:
@@ -421,7 +437,7 @@ def test_another_owners_messages_and_conversations_are_not_there(
     engine.say("secret")
     eventually(lambda: turn.snapshot().text == "secret")
     reply_id = workspace.conversations.get("eve", hers).active_leaf_id
-    assert [event.name for event in watch(hers, message_id=str(reply_id)).until("gone")] == ["model", "gone"]
+    assert [event.name for event in watch(hers, message_id=str(reply_id)).until("gone")] == ["model", "list", "gone"]
     tab = watch(chat, message_id=str(reply_id))
     tab.next("conversation")
     assert_no_reply_is_told(tab, workspace, chat)
@@ -699,7 +715,7 @@ def test_streams_end_by_themselves_when_parley_does(
 
 def test_a_reader_who_comes_when_parley_ends_is_sent_away(own_world: World, watch, chat: str) -> None:
     own_world.workspace.bus.close()
-    assert [event.name for event in watch(chat).events] == ["model", "conversation"]
+    assert [event.name for event in watch(chat).events] == ["model", "list", "conversation"]
 
 
 def test_a_database_that_fails_ends_the_stream_with_a_line_in_the_log(

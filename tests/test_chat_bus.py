@@ -44,3 +44,13 @@ def test_the_end_reaches_all_owners_and_those_who_come_later() -> None:
     with bus.listening("ada", heard.append):
         pass
     assert heard == [None, None, None]
+
+
+def test_a_version_changes_with_the_owners_conversations_alone() -> None:
+    bus = Bus()
+    before = bus.version("ada")
+    bus.publish("eve", "one")
+    assert bus.version("ada") == before
+    bus.publish("ada", "two")
+    assert bus.version("ada") != before
+    assert Bus().version("ada") != Bus().version("ada")

@@ -353,7 +353,7 @@ def test_what_would_be_erased_is_shown_before_it_is_erased(page: Page, server: S
     expect(erase).to_be_disabled()
     page.get_by_role("button", name="Show what would be erased").click()
     erase.click()
-    expect(result).to_contain_text("1 conversation with 1 messages was erased.")
+    expect(result).to_contain_text("1 conversation was erased.1 message")
     expect(erase).to_be_disabled()
 
 
@@ -426,6 +426,7 @@ def test_kill_9_keeps_the_question_and_what_was_seen_and_the_page_recovers_by_it
     expect(page.locator(".parley-ending")).to_contain_text("Interrupted")
     assert reply(page).startswith(seen)
     tabs.forget_errors()
+    expect(page.locator(".parley-composer-status")).to_be_empty()  # the model is there again
     send_short(page)
     wait_for_end(page, n_replies=2)
     page.close()  # before its server is ended

@@ -183,14 +183,14 @@ def test_ten_thousand_conversations_are_listed_page_by_page(api: FakeListApi, op
         api.add(f"Conversation {number}", number * HOUR + DAY)
     page = open_page()
     expect(rows(page)).to_have_count(50)
-    assert len(listed(api)) == 1
+    assert len(listed(api)) <= 2  # once more when the stream is there
     page.wait_for_function("""() => {
       const scroll = document.querySelector('.parley-scroll');
       scroll.scrollTop = scroll.scrollHeight;
       return document.querySelectorAll('.parley-row').length >= 1000;
     }""")
     expect(rows(page).nth(999)).to_have_text("Conversation 996")
-    assert len(listed(api)) <= 1 + rows(page).count() // 50
+    assert len(listed(api)) <= 2 + rows(page).count() // 50
 
 
 def test_a_change_elsewhere_moves_no_more_than_has_changed(api: FakeListApi, open_page: Callable[..., Page]) -> None:

@@ -78,6 +78,7 @@ def event_routes(workspace: Workspace, model: ModelReader) -> APIRouter:
         conversation_id: Annotated[str | None, Query(description="The conversation that is shown, if one is.")] = None,
         message_id: Annotated[str | None, Query(description="A reply that is here in part.")] = None,
         offset: Annotated[int, Query(ge=0, description="How many code points of it are here.")] = 0,
+        list_version: Annotated[str | None, Query(description="Of the list that is here.")] = None,
         last_event_id: Annotated[str | None, Header(description="Both of them, as an event's id.")] = None,
     ) -> EventStream:
         """Stream server-sent events, until the reader goes.
@@ -85,10 +86,10 @@ def event_routes(workspace: Workspace, model: ModelReader) -> APIRouter:
         `conversation`, `gone`: what the conversation is now, or that it is no more. `text`: what is to be put after
         the text of a reply, of which there then are as many code points as the event's id ends with. `progress`: what
         goes on before its first words, null once there are some. `end`: the whole reply, stored. `list`: some
-        conversation has changed. `model`: what the model does now.
+        conversation has changed since the list had another version. `model`: what the model does now.
         """
         place = _parse(last_event_id or "") or (Place(message_id, offset) if message_id else None)
-        return EventStream(_Watcher(workspace, model, owner, conversation_id, place).events())
+        return EventStream(_Watcher(workspace, model, owner, conversation_id, place, list_version).events())
 
     return routes
 
@@ -164,12 +165,14 @@ class _Watcher:
         owner_id: str,
         conversation_id: str | None,
         place: Place | None,
+        list_version: str | None,
     ) -> None:
         self._workspace = workspace
         self._model = model
         self._owner_id = owner_id
         self._conversation_id = conversation_id
         self._place = place
+        self._list_version = list_version
         self._wire = _Wire()
         self._followed: _Followed | None = None
         self._hearing = ExitStack()  # of the turn that is followed
@@ -198,7 +201,7 @@ class _Watcher:
             self._wire.note("list")
 
     async def _begin(self) -> list[str]:
-        events = [_event("model", self._model.get())]
+        events = [_event("model", self._model.get()), *self._list_events()]
         if self._conversation_id is None:
             return events
         seen = await run_in_threadpool(self._find_place)
@@ -236,13 +239,21 @@ class _Watcher:
         if "model" in news:
             events.append(_event("model", self._model.get()))
         if "list" in news:
-            events.append(_event("list", {}))
+            events += self._list_events()
         if "conversation" in news:
             view = await run_in_threadpool(self._look)
             events += [self._conversation_event(view), *await self._catch_up(view)]
         else:
             events += await self._grow()
         return events
+
+    def _list_events(self) -> list[str]:
+        """Tell that the list has changed since the reader read it, if it has."""
+        version = self._workspace.bus.version(self._owner_id)
+        if version == self._list_version:
+            return []
+        self._list_version = version
+        return [_event("list", {"version": version})]
 
     def _conversation_event(self, view: _View) -> str:
         if view.conversation is None:

@@ -13,6 +13,9 @@ export class ApiError extends Error {
   }
 }
 
+/** Return where the routes for conversations are: those of temporary ones have their own. */
+export const rootFor = (temporary) => (temporary ? '/api/temporary' : '/api');
+
 /** Call a route and return the JSON it answers with, null for none; raises ApiError. */
 export const api = async (method, path, body) => {
   const response = await request(method, path, body);

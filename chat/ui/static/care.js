@@ -67,7 +67,8 @@ class ParleyExpiry extends HTMLElement {
     const answer = await this.#result.show(() => this.#call(true), ({ conversations }) => {
       const titles = conversations.slice(0, MAX_SHOWN).map(({ title }) => title ?? t('chat.untitled'));
       const n = conversations.length - titles.length;
-      return [line(t('care.expired', { count: conversations.length })), list(n ? [...titles, t('care.more', { n })] : titles)];
+      const text = `${t('care.expired', { count: conversations.length })} ${t('care.pinned')}`;
+      return [line(text), list(n ? [...titles, t('care.more', { n })] : titles)];
     });
     this.#erase.disabled = rule !== this.#rule || !answer?.conversations.length;
   }
@@ -75,8 +76,8 @@ class ParleyExpiry extends HTMLElement {
   async #eraseShown() {
     this.#erase.disabled = true;
     await this.#result.show(() => this.#call(false), ({ receipt }) => [
-      line(t('care.erased', { count: receipt.conversation_ids.length, messages: receipt.n_messages })),
-      list(receipt.copies.map(({ name }) => t('care.copy', { name }))),
+      line(t('care.erased', { count: receipt.conversation_ids.length })),
+      list([t('care.messages', { count: receipt.n_messages }), ...receipt.copies.map(({ name }) => t('care.copy', { name }))]),
     ]);
   }
 }

@@ -1,17 +1,12 @@
 // What this page shows, and all that it asks the server to do with conversations and messages.
 
 import { idInAddress, writeAddress } from './address.js';
-import { api, ApiError } from './api.js';
+import { api, ApiError, rootFor } from './api.js';
 import { Branch } from './branch.js';
 import { ConversationChanges } from './conversation_changes.js';
 import { Sending } from './sending.js';
 import { Stream } from './stream.js';
 import { t } from './texts.js';
-
-const ROOT = '/api';
-const TEMPORARY_ROOT = '/api/temporary';
-
-const rootFor = (temporary) => (temporary ? TEMPORARY_ROOT : ROOT);
 
 /**
  * The state of the page. It tells of changes by events: `conversation`, `messages`, `text`, `progress`, `ended`,
@@ -31,6 +26,7 @@ class Session extends EventTarget {
   #branch = new Branch();
   #opening = 0; // grows with every conversation that is asked for: only the last one is opened
   #asked = 0; // grows with every request for the path: only the answer to the last one counts
+  #listVersion = null; // that was told last: the server tells when there is another one
   #isFresh = false; // the path has been read just before the stream was opened
   #sending = new Sending(this, { refresh: () => this.#refresh(), adopt: (path) => this.#adopt(path) });
 
@@ -41,7 +37,10 @@ class Session extends EventTarget {
   #listeners = {
     conversation: (conversation) => this.#onConversation(conversation),
     gone: ({ id }) => id === this.conversation?.id && this.#showInstead(t('session.gone')),
-    list: () => this.#tell('list'),
+    list: ({ version }) => {
+      this.#listVersion = version;
+      this.#tell('list');
+    },
     text: (piece, id) => this.#onText(piece, id),
     progress: (progress) => this.#onProgress(progress),
     end: (message) => this.#onEnd(message),
@@ -204,6 +203,7 @@ class Session extends EventTarget {
   #streamUrl() {
     const query = new URLSearchParams(this.#branch.place ?? {});
     if (this.conversation) query.set('conversation_id', this.conversation.id);
+    if (this.#listVersion) query.set('list_version', this.#listVersion);
     return `${this.root}/events?${query}`;
   }
 
@@ -216,7 +216,6 @@ class Session extends EventTarget {
     this.#setConnected(true);
     if (!isBack) return;
     this.#isFresh = false; // what has changed meanwhile is not known
-    this.#tell('list');
     if (!this.temporary && idInAddress() !== (this.conversation?.id ?? null)) this.#followUrl();
   }
 

@@ -200,15 +200,11 @@ export const german = {
   'care.backedUp': 'Kopiert nach {name} im Ordner „backups“ des Datenordners ({size} MB).',
   'care.dryRun': 'Zeigen, was gelöscht würde',
   'care.erase': 'Endgültig löschen',
-  'care.expired': {
-    one: '{count} Unterhaltung würde gelöscht. Angeheftete bleiben.',
-    other: '{count} Unterhaltungen würden gelöscht. Angeheftete bleiben.',
-  },
+  'care.expired': { one: '{count} Unterhaltung würde gelöscht.', other: '{count} Unterhaltungen würden gelöscht.' },
+  'care.pinned': 'Angeheftete bleiben.',
   'care.more': '… und {n} weitere',
-  'care.erased': {
-    one: '{count} Unterhaltung wurde gelöscht (Nachrichten: {messages}).',
-    other: '{count} Unterhaltungen wurden gelöscht (Nachrichten: {messages}).',
-  },
+  'care.erased': { one: '{count} Unterhaltung wurde gelöscht.', other: '{count} Unterhaltungen wurden gelöscht.' },
+  'care.messages': { one: '{count} Nachricht', other: '{count} Nachrichten' },
   'care.copy': 'Nicht gelöscht in {name}',
 
   'tokens.title': 'Token der Antwort',

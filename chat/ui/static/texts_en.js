@@ -200,15 +200,11 @@ export const english = {
   'care.backedUp': 'Copied to {name} in the folder “backups” of the data folder ({size} MB).',
   'care.dryRun': 'Show what would be erased',
   'care.erase': 'Erase for good',
-  'care.expired': {
-    one: '{count} conversation would be erased. Pinned ones stay.',
-    other: '{count} conversations would be erased. Pinned ones stay.',
-  },
+  'care.expired': { one: '{count} conversation would be erased.', other: '{count} conversations would be erased.' },
+  'care.pinned': 'Pinned ones stay.',
   'care.more': '… {n} more',
-  'care.erased': {
-    one: '{count} conversation was erased (messages: {messages}).',
-    other: '{count} conversations were erased (messages: {messages}).',
-  },
+  'care.erased': { one: '{count} conversation was erased.', other: '{count} conversations were erased.' },
+  'care.messages': { one: '{count} message', other: '{count} messages' },
   'care.copy': 'Not erased in {name}',
 
   'tokens.title': 'Tokens of the reply',
