@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import gguf
 import httpx
@@ -39,6 +39,9 @@ from model.tokenizer import byte_alphabet
 from storage.branches import BranchStore
 from storage.conversations import ConversationStore
 from storage.database import Database
+
+if TYPE_CHECKING:
+    from api_client import Api, Served
 
 # On a busy machine examples take long to draw, which says nothing of what is tested.
 hypothesis.settings.register_profile("busy", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
@@ -229,9 +232,33 @@ def store(database: Database) -> ConversationStore:
     return ConversationStore(database)
 
 
+def ask(store: ConversationStore, text: str) -> str:
+    """Store a question with its answer, and return the conversation's id."""
+    chat = store.create("local", channel="ui").id
+    _, reply = store.begin_turn("local", chat, content=text, parent_id=None, model="m", params={}, seed=1, title=text)
+    store.finish_reply("local", reply.id, content="Yes.", status="complete", finish_reason="stop")
+    return chat
+
+
 @pytest.fixture
 def branches(database: Database) -> BranchStore:
     return BranchStore(database)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Iterator["Served"]:
+    """Routes of the API over one database, for all tests of a module."""
+    from api_client import serve_api
+
+    with serve_api(tmp_path_factory.mktemp("api") / "parley.db", tiny_checkpoint) as served:
+        yield served
+
+
+@pytest.fixture
+def api(served: "Served") -> Iterator["Api"]:
+    """The API as one test sees it."""
+    with served.test() as api:
+        yield api
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,14 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from api_client import NOBODY, Api, Served, serve_api
+from api_client import NOBODY, Api
 from sqlalchemy import text
 
 from chat.presets import PRESETS
-from model.checkpoint.checkpoint import Checkpoint
 
 # Every request on one conversation, or on several.
 REQUESTS: dict[str, Callable[[str], tuple[str, str, Any]]] = {
@@ -19,18 +18,6 @@ REQUESTS: dict[str, Callable[[str], tuple[str, str, Any]]] = {
     "erase": lambda chat: ("DELETE", f"/conversations/{chat}", None),
     "change all": lambda chat: ("POST", "/conversations/change", {"ids": [chat], "change": {"title": "Mine now"}}),
 }
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Iterator[Served]:
-    with serve_api(tmp_path_factory.mktemp("api") / "parley.db", tiny_checkpoint) as served:
-        yield served
-
-
-@pytest.fixture
-def api(served: Served) -> Iterator[Api]:
-    with served.test() as api:
-        yield api
 
 
 def ids(page: dict[str, Any]) -> list[str]:

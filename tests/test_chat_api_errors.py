@@ -1,12 +1,12 @@
 """Every error has one form: what went wrong, in one line, and which field is to blame."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from api_client import Served, serve_api
+from api_client import Served
 from fastapi import FastAPI, Query
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, ConfigDict
@@ -24,7 +24,6 @@ from chat.errors import (
     Unreadable,
 )
 from chat.presets import InvalidPreset
-from model.checkpoint.checkpoint import Checkpoint
 from model.errors import CheckpointError, EngineBusy, EngineStopped, PromptTooLong
 from model.sampling_params import SamplingParams
 from storage.backup import BackupExists
@@ -104,12 +103,6 @@ def failing(app: FastAPI, client: TestClient) -> Callable[[Exception], Any]:
         return client.get("/fail")
 
     return answer
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Iterator[Served]:
-    with serve_api(tmp_path_factory.mktemp("api") / "parley.db", tiny_checkpoint) as served:
-        yield served
 
 
 @pytest.mark.parametrize(("error", "status", "kind", "param", "code"), ERRORS, ids=lambda value: type(value).__name__)

@@ -1,15 +1,13 @@
 """Messages over HTTP: sent once, answered, branched, edited, deleted, rated; and nothing of another owner's."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from api_client import NOBODY, Api, Served, serve_api
+from api_client import NOBODY, Api
 
 from chat.api.messages import read_message, read_path
-from model.checkpoint.checkpoint import Checkpoint
 from model.errors import EngineBusy, EngineStopped
 from model.sampling_params import SamplingParams
 
@@ -41,18 +39,6 @@ WITH_PARAMS = {
     "continue": {},
     "branch": {"place": 0, "token_id": 5},
 }
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Iterator[Served]:
-    with serve_api(tmp_path_factory.mktemp("api") / "parley.db", tiny_checkpoint) as served:
-        yield served
-
-
-@pytest.fixture
-def api(served: Served) -> Iterator[Api]:
-    with served.test() as api:
-        yield api
 
 
 @pytest.fixture

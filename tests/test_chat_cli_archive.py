@@ -10,7 +10,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, ask
 
 from chat.cli.archive import describe, export_conversations, import_file, select
 from chat.data_folder import open_database
@@ -40,14 +40,6 @@ def open_archive(data: Path) -> Iterator[ArchiveStore]:
 def parley(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "app.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def ask(store: ConversationStore, text: str) -> str:
-    """Store a question with its answer, and return the conversation's id."""
-    chat = store.create("local", channel="ui").id
-    _, reply = store.begin_turn("local", chat, content=text, parent_id=None, model="m", params={}, seed=1, title=text)
-    store.finish_reply("local", reply.id, content="Yes.", status="complete", finish_reason="stop")
-    return chat
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+from conftest import ask
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,14 +17,6 @@ from storage.errors import ConversationNotFound
 from storage.search import SearchStore
 
 EVERYTHING = Selection()
-
-
-def ask(store: ConversationStore, text: str) -> str:
-    """Store a question with its answer, and return the conversation's id."""
-    chat = store.create("local", channel="ui").id
-    _, reply = store.begin_turn("local", chat, content=text, parent_id=None, model="m", params={}, seed=1, title=text)
-    store.finish_reply("local", reply.id, content="Yes.", status="complete", finish_reason="stop")
-    return chat
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
 """What the page's document begins with."""
 
 import inspect
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, StreamingResponse
 from starlette.routing import Route
@@ -47,3 +50,18 @@ def test_gradio_is_imported_and_python_left_as_it_was() -> None:
     getfile = inspect.getfile
     import_gradio()
     assert inspect.getfile is getfile
+
+
+def test_what_gradio_seldom_needs_is_there_once_it_is_asked_for() -> None:
+    program = """
+import sys
+from chat.ui.quick_import import import_gradio
+import_gradio()
+import inspect, gradio.caching
+inspect.getmodule(print)  # looks through all modules
+assert "pandas.core" not in sys.modules
+from pandas.io.formats.style import Styler
+assert gradio.caching.pd.DataFrame is sys.modules["pandas"].DataFrame
+"""
+    child = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr

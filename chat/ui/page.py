@@ -21,11 +21,22 @@ STATIC = Path(__file__).parent / "static"
 STATIC_PATH = "/page"
 ICON = STATIC / "icon.svg"
 
-STYLES = f'<link rel="stylesheet" href="{STATIC_PATH}/page.css">'
+STYLES = "".join(
+    f'<link rel="stylesheet" href="{STATIC_PATH}/{name}.css">'
+    for name in ("chat", "sidebar", "panel", "dialogs", "page")
+)
 """Added by Gradio when its own styles are there, so that ours come after them."""
+
+PRELOADS = "".join(
+    f'<link rel="modulepreload" href="{STATIC_PATH}/{path.name}">'
+    for path in sorted(STATIC.glob("*.js"))
+    if path.name != "before.js"
+)
+"""All modules at once: each says only when it has come which others it needs."""
 
 HEAD = f"""
 <script>{(STATIC / "before.js").read_text()}</script>
+{PRELOADS}
 <script type="module" src="{STATIC_PATH}/page.js"></script>
 """
 
