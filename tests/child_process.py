@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["pytest", "app", "chat.manager", "model.engine.torch_runner", "alembic.command"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["pytest", "app", "chat.manager", "model.engine.torch_runner", "alembic.command"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class ChildProcess:
     """A function at work in a process of its own; what it is given last is its end of a pipe to its parent."""
 
     def __init__(self, function: Callable[..., None], *arguments: object) -> None:
-        self.pipe, theirs = _FORKS.Pipe()
-        self._process = _FORKS.Process(target=_run, args=(function, *arguments, theirs), daemon=True)
+        self.pipe, theirs = FORKS.Pipe()
+        self._process = FORKS.Process(target=_run, args=(function, *arguments, theirs), daemon=True)
         self.started_at = time.monotonic()
         self._process.start()
         theirs.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run_app
 from conftest import ROOT, Server, write_tiny_gguf
 from families import FAMILIES
 from gguf_files import write_gguf
@@ -33,15 +34,7 @@ QUESTION = "What is the capital of France?"
 
 def run(*arguments: str, cwd: Path, text: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a folder, with nothing but these PARLEY_* variables; a lone surrogate is a raw byte."""
-    return subprocess.run(
-        [*APP, *arguments],
-        cwd=cwd,
-        env=environment(**variables),
-        input=text,
-        capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-    )
+    return run_app(*arguments, cwd=cwd, environment=environment(**variables), text=text)
 
 
 def environment(**variables: str) -> dict[str, str]:

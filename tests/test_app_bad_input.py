@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import run_app
 from conftest import ROOT, write_tiny_gguf
 from filelock import FileLock
 
@@ -38,15 +39,15 @@ def refusal(tmp_path: Path) -> Refusal:
     """A function that runs the command line in tmp_path, and returns the one line with which it refuses."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
 
-    def refusal(*arguments: str, program: list[str] = APP, **variables: str) -> str:
-        ended = subprocess.run(
-            [*program, *arguments],
-            cwd=tmp_path,
-            env={**others, "PARLEY_DATA": "data", **variables},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
+    def refusal(*arguments: str, program: list[str] | None = None, **variables: str) -> str:
+        environment = {**others, "PARLEY_DATA": "data", **variables}
+        if program is None:
+            ended = run_app(*arguments, cwd=tmp_path, environment=environment)
+        else:
+            command = [*program, *arguments]
+            ended = subprocess.run(
+                command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
+            )
         assert (ended.returncode, ended.stdout) == (2, "")
         assert ended.stderr.startswith("parley: ")
         assert ended.stderr.endswith("\n")
@@ -150,13 +151,8 @@ def test_message_longer_than_the_context_is_refused(
 
 
 def test_chat_goes_on_after_a_message_that_it_refuses(tiny_path: Path, tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [*APP, "chat", "--data", "data", "--model", tiny_path],
-        cwd=tmp_path,
-        input=f"\n{'a ' * 150}\n",
-        capture_output=True,
-        text=True,
-    )
+    text = f"\n{'a ' * 150}\n"
+    ended = run_app("chat", "--data", "data", "--model", str(tiny_path), cwd=tmp_path, text=text)
     refusals = [
         "The message is empty: write something first.",
         "The message is too long: it has 300 tokens, and at most 109 fit.",

@@ -10,6 +10,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from command_line import run_app
 from conftest import ROOT, ask
 
 from chat.cli.archive import describe, export_conversations, import_file, select
@@ -37,11 +38,6 @@ def open_archive(data: Path) -> Iterator[ArchiveStore]:
         yield ArchiveStore(database)
 
 
-def parley(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "app.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture
 def data(tmp_path: Path, database: Database, store: ConversationStore) -> Path:
     """A data folder with two conversations."""
@@ -52,11 +48,11 @@ def data(tmp_path: Path, database: Database, store: ConversationStore) -> Path:
 
 def test_what_is_exported_comes_back_in_another_data_folder(data: Path, tmp_path: Path) -> None:
     file, other = tmp_path / "all.jsonl", tmp_path / "other"
-    assert parley("export", "--data", str(data), "--all", "-o", str(file)).returncode == 0
-    imported = parley("import", "--data", str(other), str(file))
+    assert run_app("export", "--data", str(data), "--all", "-o", str(file)).returncode == 0
+    imported = run_app("import", "--data", str(other), str(file))
     assert imported.stdout == "2 conversations with 4 messages, 0 of which stand beside another, were added.\n"
-    assert parley("export", "--data", str(other), "--all").stdout == file.read_text()
-    again = parley("import", "--data", str(other), str(file))
+    assert run_app("export", "--data", str(other), "--all").stdout == file.read_text()
+    again = run_app("import", "--data", str(other), str(file))
     assert again.stdout.splitlines()[1:] == [
         "One?: it is here already",
         "Two?: it is here already",
@@ -130,7 +126,7 @@ def test_flags_that_are_wrong_are_refused(flags: dict[str, object], reason: str)
 
 
 def test_an_export_of_nothing_in_particular_is_refused(data: Path) -> None:
-    exported = parley("export", "--data", str(data))
+    exported = run_app("export", "--data", str(data))
     assert (exported.returncode, exported.stdout) == (2, "")
     assert exported.stderr.startswith("parley: ids: expected those of conversations, or all, or a filter")
 
@@ -167,7 +163,7 @@ def test_a_file_that_appears_meanwhile_and_one_named_part_are_left_alone(data: P
 
 
 def test_an_export_without_anything_says_so(data: Path) -> None:
-    exported = parley("export", "--data", str(data), "--all", "--format", "preferences_trl")
+    exported = run_app("export", "--data", str(data), "--all", "--format", "preferences_trl")
     assert (exported.returncode, exported.stdout) == (0, "")
     assert exported.stderr == "The selected conversations have nothing that the format preferences_trl takes.\n"
 
@@ -239,7 +235,7 @@ def test_a_zip_goes_to_stdout(data: Path, tmp_path: Path) -> None:
 
 def test_what_is_redacted_is_counted_on_stderr(data: Path, store: ConversationStore) -> None:
     ask(store, "Is ada@example.com yours, or bob@example.com?")
-    exported = parley("export", "--data", str(data), "--query", "yours", "--redact", "--format", "text")
+    exported = run_app("export", "--data", str(data), "--query", "yours", "--redact", "--format", "text")
     assert "Is [e-mail] yours, or [e-mail]?" in exported.stdout
     assert "example.com" not in exported.stdout
     assert exported.stderr == "Redacted: 2 e-mail.\n"  # the title, made anew, is not counted
@@ -247,24 +243,24 @@ def test_what_is_redacted_is_counted_on_stderr(data: Path, store: ConversationSt
 
 def test_a_chain_is_verified_and_imported(data: Path, tmp_path: Path) -> None:
     file = tmp_path / "all.jsonl"
-    assert parley("export", "--data", str(data), "--all", "--chain", "-o", str(file)).returncode == 0
-    good = parley("verify", str(file))
+    assert run_app("export", "--data", str(data), "--all", "--chain", "-o", str(file)).returncode == 0
+    good = run_app("verify", str(file))
     assert (good.returncode, good.stderr) == (0, "")
     assert good.stdout.startswith("2 conversations are as they were written, up to the hash ")
     with open_archive(data) as archive:
         assert import_file(archive, "bob", file).conversations == 2
     file.write_bytes(file.read_bytes().replace(b"Two?", b"Too?"))
-    bad = parley("verify", str(file))
+    bad = run_app("verify", str(file))
     assert (bad.returncode, bad.stdout) == (1, "")
     assert bad.stderr == f"parley: {file}: line 2: it was changed: its hash is not that of its content\n"
-    assert parley("export", "--data", str(data), "--all", "-o", str(tmp_path / "plain")).returncode == 0
-    plain = parley("verify", str(tmp_path / "plain"))
+    assert run_app("export", "--data", str(data), "--all", "-o", str(tmp_path / "plain")).returncode == 0
+    plain = run_app("verify", str(tmp_path / "plain"))
     assert (plain.returncode, plain.stdout) == (2, "")
     assert plain.stderr.startswith(f"parley: {tmp_path / 'plain'}: expected a chain of hashes")
 
 
 def test_the_schema_is_printed() -> None:
-    assert json.loads(parley("schema").stdout) == parley_format.schema()
+    assert json.loads(run_app("schema").stdout) == parley_format.schema()
 
 
 def test_a_report_says_what_was_added_and_what_not() -> None:

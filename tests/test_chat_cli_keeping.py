@@ -2,12 +2,11 @@
 
 import json
 import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from command_line import run_app
 from sqlalchemy import update
 
 from storage.conversations import ConversationStore
@@ -36,8 +35,7 @@ def chats(database: Database, store: ConversationStore) -> list[str]:
 
 
 def parley(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "app.py"), *arguments, "--data", str(data)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_app(*arguments, "--data", str(data))
 
 
 def test_a_backup_brings_back_what_has_been_erased(tmp_path: Path, chats: list[str], store: ConversationStore) -> None:

@@ -1,12 +1,10 @@
 """`parley search` finds what was said, also what was imported."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from command_line import run_app
 
 from chat.formats.archive import from_tree
 from chat.imports import Importer
@@ -27,8 +25,9 @@ def chat(store: ConversationStore) -> str:
 
 
 def search(data: Path, *arguments: str) -> str:
-    command = [sys.executable, str(ROOT / "app.py"), "search", *arguments, "--data", str(data)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    ended = run_app("search", *arguments, "--data", str(data))
+    ended.check_returncode()
+    return ended.stdout
 
 
 def test_hits_are_lines_with_their_matches_marked(tmp_path: Path, chat: str) -> None:
@@ -88,8 +87,7 @@ def test_flags_together_leave_what_is_all_of_it(tmp_path: Path, chat: str) -> No
     ],
 )
 def test_a_value_that_makes_no_sense_is_one_line(tmp_path: Path, flag: str, value: str) -> None:
-    command = [sys.executable, str(ROOT / "app.py"), "search", "x", flag, value, "--data", str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = run_app("search", "x", flag, value, "--data", str(tmp_path))
     assert (run.returncode, run.stderr.count("\n")) == (2, 1)
     assert flag in run.stderr
     assert value in run.stderr
