@@ -37,9 +37,14 @@ def replies(database: Database) -> dict[str, tuple[str, str]]:
 
 
 def check_kept(shown: Iterable[Shown], kept: dict[str, tuple[str, str]]) -> None:
-    """Check that all messages and texts that a reader has seen are among the replies, each of which has ended."""
+    """Check that all messages and texts that a reader has seen are among the replies, each of which has ended.
+
+    An end that was told as an error, for it could not be surely stored, may be there after all: SQLite finds a commit
+    in the WAL at its next start although the fsync after it failed.
+    """
     for seen in shown:
         content, status = kept[seen.message]
         assert content.startswith(seen.text), "what was on a screen is kept"
         assert status != "streaming"
-        assert seen.status in ("streaming", status) or (seen.error and status == "interrupted")
+        is_unsure = (seen.error or "").startswith("Cannot use the database ")
+        assert is_unsure or seen.status in ("streaming", status), f"{seen} is kept as {status}: {content}"
