@@ -13,7 +13,7 @@ test: lint
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-all: lint
-	$(BIN)/python -m pytest $(IN_PARALLEL) -m "slow or not slow"
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "slow or not slow" --hypothesis-profile thorough
 
 lint: .venv/.test
 	$(BIN)/python -m ruff check .

@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from api_client import Api, Served
 
 # On a busy machine examples take long to draw, which says nothing of what is tested.
-hypothesis.settings.register_profile("busy", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
-hypothesis.settings.load_profile("busy")
+hypothesis.settings.register_profile("thorough", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("thorough"), max_examples=40)
+hypothesis.settings.load_profile("quick")  # of tests that say no number; make test-all loads the other one
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = Path("/usr/bin/chromium")
