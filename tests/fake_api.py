@@ -4,12 +4,12 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 from fastapi import APIRouter, FastAPI, Request
@@ -18,6 +18,7 @@ from fastapi.staticfiles import StaticFiles
 
 from chat.api.highlight import highlight_routes
 
+Found = TypeVar("Found")
 STATIC = Path(__file__).parent.parent / "chat" / "ui" / "static"
 NOW = "2026-01-02T03:04:05Z"
 READY = {"name": "tiny", "state": "ready", "label": "", "done": 0, "total": 0, "error": None, "n_ctx": 4096}
@@ -56,6 +57,16 @@ class Watcher:
     def tell(self, name: str, data: dict[str, Any], place: str = "") -> None:
         text = f"event: {name}\n" + (f"id: {place}\n" if place else "") + f"data: {json.dumps(data)}\n\n"
         self.loop.call_soon_threadsafe(self.queue.put_nowait, text)
+
+
+def eventually(find: Callable[[], list[Found]]) -> Found:
+    """Return the first of what is found, as soon as there is something."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for found in find():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("nothing is found")
 
 
 class Chats:
@@ -107,13 +118,11 @@ class Chats:
 
     def running(self) -> dict[str, Any]:
         """Return the reply that is being written, as soon as there is one."""
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            for message in [*self.messages.values()]:
-                if message["status"] == "streaming":
-                    return message
-            time.sleep(0.01)
-        raise AssertionError("no reply is being written")
+        return eventually(lambda: [one for one in [*self.messages.values()] if one["status"] == "streaming"])
+
+    def watched(self, chat_id: str) -> Watcher:
+        """Return who watches a conversation, as soon as somebody does."""
+        return eventually(lambda: [one for one in [*self.watchers] if one.conversation_id == chat_id])
 
     def show_model(self, **status: Any) -> None:
         """Change what the model does."""

@@ -389,6 +389,7 @@ def test_two_tabs_show_the_same(tabs: Tabs, server: FakeServer) -> None:
 def test_a_stale_tab_is_told_reads_and_keeps_its_text(tabs: Tabs, server: FakeServer) -> None:
     chat_id = server.chats.begin("Hi", "Hello")
     page = tabs.open(f"?c={chat_id}")
+    server.chats.watched(chat_id)
     expect_texts(page, "Hi", "Hello")
     server.chats.add(chat_id, "user", "From elsewhere")  # without a word to those who watch
     send(page, "From here")
@@ -552,3 +553,19 @@ def test_an_element_that_is_put_elsewhere_goes_on_once(tabs: Tabs, server: FakeS
     server.chats.say("Yes")
     expect_texts(page, "Hi", "Hello", "Still there?", "Yes")
     assert server.chats.sent == ["Still there?"]
+
+
+def test_a_reply_that_is_over_before_the_answer_to_its_message_is_whole(tabs: Tabs, server: FakeServer) -> None:
+    page = tabs.open()
+
+    def hold(route: Route) -> None:
+        answer = route.fetch()
+        server.chats.say("Hi")
+        server.chats.end()
+        page.wait_for_timeout(200)  # all of it has been told by then
+        route.fulfill(response=answer)
+
+    page.route("**/messages", lambda route: hold(route) if route.request.method == "POST" else route.continue_())
+    send(page, "Hello")
+    expect_texts(page, "Hello", "Hi")
+    expect(page.get_by_role("button", name="Send")).to_be_visible()

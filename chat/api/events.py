@@ -28,7 +28,8 @@ News = Literal["model", "list", "conversation", "text", "close"]
 PING_SECONDS = 15.0
 PROGRESS_SECONDS = 0.25  # a place in the line changes without a word
 UNSEEN = timedelta(seconds=10)  # at most, from the time that a row is stamped with until others see it
-PAUSES: dict[News, float] = {"model": 0.25, "list": 0.3, "text": 0.05}  # after news, before more of the same kind
+PAUSES: dict[News, float] = {"model": 0.25, "text": 0.05}  # after news, before more of the same kind
+LIST_SECONDS = 0.25  # the list is told of later, and all changes until then together: the words of a reply come first
 
 UNSTORED = "The end of the reply could not be stored."
 
@@ -118,6 +119,8 @@ class _Wire:
             self._loop.call_soon_threadsafe(self._add, news)
 
     def _add(self, news: tuple[News, ...]) -> None:
+        if "list" in news and "list" not in self._news:
+            self._free_at["list"] = self._loop.time() + LIST_SECONDS
         self._news.update(news)
         self._arrived.set()
 
@@ -130,7 +133,7 @@ class _Wire:
                 async with asyncio.timeout_at(min([until, *(self._free_at.get(kind, 0.0) for kind in self._news)])):
                     await self._arrived.wait()
         self._news -= due
-        self._free_at.update({kind: self._loop.time() + PAUSES.get(kind, 0.0) for kind in due})
+        self._free_at.update({kind: self._loop.time() + PAUSES[kind] for kind in due & PAUSES.keys()})
         return due
 
     def _due(self) -> set[News]:

@@ -69,7 +69,7 @@ export class ChatHeader {
       field.replaceWith(this.#title);
       if (hadFocus) this.#title.focus();
       const text = field.value.trim();
-      if (isDone && text && text !== title) session.rename(id, text);
+      if (isDone && text && text !== title) session.changeAll([id], { title: text });
     };
     field.addEventListener('keydown', (event) => {
       if (event.isComposing || !['Enter', 'Escape'].includes(event.key)) return;

@@ -9,7 +9,10 @@ export class Sending {
   #attempt = null;
   #isBusy = false;
 
-  /** `shown.refresh()` reads what is shown again, `shown.adopt(path)` shows a conversation that is new. */
+  /**
+   * `shown.refresh()` reads what is shown again; `shown.expect(conversation)` has the stream tell of a conversation that
+   * is new, before its first message is sent and the engine has no time for it; `shown.adopt(path)` shows it.
+   */
   constructor(session, shown) {
     this.#session = session;
     this.#shown = shown;
@@ -72,7 +75,7 @@ export class Sending {
 
   async #post(attempt) {
     const { root, shown, text, seen, key } = attempt;
-    if (!shown) attempt.created ??= await api('POST', `${root}/conversations`, this.#session.newChat);
+    if (!shown) await this.#begin(attempt);
     const sent = await api('POST', `${root}/conversations/${shown ?? attempt.created.id}/messages`, {
       content: text,
       params: this.#session.params,
@@ -80,6 +83,11 @@ export class Sending {
       idempotency_key: key,
     });
     return sent.messages;
+  }
+
+  async #begin(attempt) {
+    attempt.created ??= await api('POST', `${attempt.root}/conversations`, this.#session.newChat);
+    if (attempt.view === this.#session.view) await this.#shown.expect(attempt.created);
   }
 
   async #isStored(attempt) {

@@ -28,7 +28,10 @@ class Session extends EventTarget {
   #asked = 0; // grows with every request for the path: only the answer to the last one counts
   #listVersion = null; // that was told last: the server tells when there is another one
   #isFresh = false; // the path has been read just before the stream was opened
-  #sending = new Sending(this, { refresh: () => this.#refresh(), adopt: (path) => this.#adopt(path) });
+  #expected = null; // a conversation whose first message is being sent: the stream tells of it already
+  #sending = new Sending(this, {
+    refresh: () => this.#refresh(), expect: (conversation) => this.#expect(conversation), adopt: (path) => this.#adopt(path),
+  });
 
   #changes = new ConversationChanges(
     (call) => this.#act(call).finally(() => this.#tell('list')), // the stream of a temporary chat does not tell of it
@@ -37,17 +40,11 @@ class Session extends EventTarget {
   #listeners = {
     conversation: (conversation) => this.#onConversation(conversation),
     gone: ({ id }) => id === this.conversation?.id && this.#showInstead(t('session.gone')),
-    list: ({ version }) => {
-      this.#listVersion = version;
-      this.#tell('list');
-    },
+    list: ({ version }) => this.#tell('list', { version: (this.#listVersion = version) }),
     text: (piece, id) => this.#onText(piece, id),
     progress: (progress) => this.#onProgress(progress),
     end: (message) => this.#onEnd(message),
-    model: (model) => {
-      this.model = model;
-      this.#tell('model');
-    },
+    model: (model) => this.#tell('model', { model: (this.model = model) }),
   };
 
   /** The messages of the branch that is shown, root first. */
@@ -148,6 +145,7 @@ class Session extends EventTarget {
   #leave(temporary) {
     this.#endTemporary();
     Object.assign(this, { conversation: null, progress: null, temporary });
+    this.#expected = null;
     this.#branch.clear();
     this.#sending.forget();
     this.view++;
@@ -169,10 +167,19 @@ class Session extends EventTarget {
     this.#sending.settle(this.messages);
   }
 
-  #adopt(path) {
-    this.#show(path);
+  #expect(conversation) {
+    this.#expected = conversation;
+    return this.#stream.open();
+  }
+
+  // What the stream has told of it by now is newer than what was answered.
+  #adopt({ conversation, messages }) {
+    const expected = this.#expected?.id === conversation.id ? this.#expected : null;
+    this.#expected = null;
+    this.#show({ conversation: expected ?? conversation, messages });
     this.#writeUrl('pushState');
-    this.#openStream();
+    this.#isFresh = true;
+    if (!expected) this.#openStream();
   }
 
   async #refresh() {
@@ -202,7 +209,8 @@ class Session extends EventTarget {
 
   #streamUrl() {
     const query = new URLSearchParams(this.#branch.place ?? {});
-    if (this.conversation) query.set('conversation_id', this.conversation.id);
+    const watched = this.conversation ?? this.#expected;
+    if (watched) query.set('conversation_id', watched.id);
     if (this.#listVersion) query.set('list_version', this.#listVersion);
     return `${this.root}/events?${query}`;
   }
@@ -226,6 +234,7 @@ class Session extends EventTarget {
   }
 
   #onConversation(conversation) {
+    if (conversation.id === this.#expected?.id) this.#expected = conversation;
     if (conversation.id !== this.conversation?.id) return;
     const isKnown = this.#isFresh && conversation.active_leaf_id === (this.messages.at(-1)?.id ?? null);
     this.#isFresh = false;
@@ -329,20 +338,11 @@ class Session extends EventTarget {
     return this.#act(() => api('PATCH', this.#conversationUrl, fields));
   }
 
-  /** Give a conversation a title. */
-  rename(id, title) {
-    return this.#changes.change([id], { title });
-  }
-
-  /** Pin conversations to the top of the list, or unpin them. */
-  pinConversation(ids, pinned) {
-    return this.#changes.change(ids, { pinned });
-  }
+  /** Change fields of conversations: `title`, `pinned`. */
+  changeAll = (ids, fields) => this.#changes.change(ids, fields);
 
   /** Put conversations into the archive, or take them out of it. */
-  archive(ids, archived = true) {
-    return this.#changes.archive(ids, archived);
-  }
+  archive = (ids, archived = true) => this.#changes.archive(ids, archived);
 
   /** Put conversations into the trash; one that is shown is left. */
   async trash(ids) {

@@ -120,7 +120,7 @@ class Sidebar extends HTMLElement {
   async #rename(row) {
     if (this.#view === 'trashed') return;
     const title = await row.askTitle();
-    if (title) await this.#after(session.rename(row.id, title));
+    if (title) await this.#after(session.changeAll([row.id], { title }));
   }
 
   async #remove(row) {
@@ -131,7 +131,7 @@ class Sidebar extends HTMLElement {
   // What is done with one or many.
 
   #pin(ids, pinned) {
-    return this.#after(session.pinConversation(ids, pinned));
+    return this.#after(session.changeAll(ids, { pinned }));
   }
 
   #archive(ids) {

@@ -22,9 +22,9 @@ export class Stream {
     addEventListener('pageshow', (event) => event.persisted && this.#connect(true));
   }
 
-  /** Listen from where `url` says, and no more to what was listened to before. */
+  /** Listen from where `url` says, and no more to what was listened to before; resolves once it is there or is not. */
   open() {
-    this.#connect(false);
+    return new Promise((settle) => this.#connect(false, settle));
   }
 
   /** Listen no more. */
@@ -34,16 +34,20 @@ export class Stream {
     this.#source = null;
   }
 
-  #connect(isBack) {
+  #connect(isBack, settle = () => {}) {
     this.close();
-    if (document.hidden) return;
+    if (document.hidden) return settle();
     const { url, listeners, onOpen } = this.#options;
     this.#source = new EventSource(url());
     this.#source.onopen = () => {
       this.#wait = FIRST_WAIT;
       onOpen(isBack);
+      settle();
     };
-    this.#source.onerror = () => this.#retry();
+    this.#source.onerror = () => {
+      this.#retry();
+      settle();
+    };
     for (const [name, listener] of Object.entries(listeners)) {
       this.#source.addEventListener(name, ({ data, lastEventId }) => listener(JSON.parse(data), lastEventId));
     }
