@@ -368,7 +368,7 @@ def test_a_rule_that_is_none_is_refused_in_the_page(page: Page, tabs: Tabs) -> N
 
 def test_the_colours_and_the_language_are_the_readers_choice(page: Page) -> None:
     open_panel(page, "Settings")
-    page.locator("#theme label").nth(2).click()
+    page.locator("#theme label", has_text="Dark").click()
     expect(page.locator("body")).to_have_class(re.compile(r"\bdark\b"))
     page.locator("#language label", has_text="Deutsch").click()
     expect(page.get_by_role("button", name="Neuer Chat").first).to_be_visible()
@@ -376,6 +376,7 @@ def test_the_colours_and_the_language_are_the_readers_choice(page: Page) -> None
     expect(page.locator("body")).to_have_class(re.compile(r"\bdark\b"))
     page.click(".parley-meter")
     expect(page.get_by_role("tab", name="Einstellungen")).to_be_visible()
+    expect(page.locator("#theme label").last).to_have_text("Dunkel")
 
 
 def test_the_keyboard_reaches_everything(page: Page) -> None:

@@ -25,7 +25,7 @@ def build_settings_form(settings: Settings, presets: list[str]) -> None:
         load = gr.Button(t("load_model"), elem_id="load-model", scale=1, min_width=80)
     load.click(None, [model], None, js="(name) => parley.loadModel(name)")
 
-    themes = [("☀ / ☾", "system"), ("☀", "light"), ("☾", "dark")]
+    themes = [(str(t(f"theme_{name}")), name) for name in ("system", "light", "dark")]
     theme = gr.Radio(themes, value="system", label=t("theme"), elem_id="theme")
     theme.input(None, [theme], None, js="(theme) => parley.setTheme(theme)")
     languages = [("English", "en"), ("Deutsch", "de")]
