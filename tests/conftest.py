@@ -16,6 +16,7 @@ import httpx
 import hypothesis
 import numpy as np
 import pytest
+import torch
 from alembic import command
 from alembic.config import Config
 from playwright.sync_api import Browser, sync_playwright
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("thorough", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
 hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("thorough"), max_examples=40)
 hypothesis.settings.load_profile("quick")  # of tests that say no number; make test-all loads the other one
+
+# Two processes test at a time: two threads in each would wait for each other's turn.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = Path("/usr/bin/chromium")
@@ -280,7 +284,8 @@ class Server:
         command = [sys.executable, str(ROOT / "app.py"), "serve"]
         command += ["--data", str(data), "--model", str(model), "--port", str(port)]
         self._log: list[str] = []
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=data)
+        environment = {**os.environ, "PARLEY_THREADS": "1"}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=data, env=environment)
         assert self.process.stderr is not None
         found = None
         while found is None:

@@ -375,7 +375,7 @@ def test_the_colours_and_the_language_are_the_readers_choice(page: Page) -> None
     expect(page.locator("html")).to_have_attribute("lang", "de")
     expect(page.locator("body")).to_have_class(re.compile(r"\bdark\b"))
     page.click(".parley-meter")
-    expect(page.get_by_role("tab", name="Einstellungen")).to_be_visible()
+    page.get_by_role("tab", name="Einstellungen").click()
     expect(page.locator("#theme label").last).to_have_text("Dunkel")
 
 
