@@ -193,14 +193,15 @@ def test_another_owners_changes_are_not_told(watch, workspace: Workspace) -> Non
     assert next(tab.events).name == "list"
 
 
-def test_many_changes_of_the_list_are_told_together(watch, workspace: Workspace, model: FakeModel) -> None:
+def test_many_changes_of_the_list_are_told_together(
+    watch, monkeypatch: pytest.MonkeyPatch, workspace: Workspace, model: FakeModel
+) -> None:
+    monkeypatch.setattr(events_module, "LIST_SECONDS", 2.0)  # in which a busy machine publishes them all
     tab = watch()
     tab.next("list")
-    begun = time.monotonic()
-    for _ in range(1000):
+    for _ in range(100):
         workspace.bus.publish(ME, "another")
     assert next(tab.events) == ("list", None, {"version": workspace.bus.version(ME)})
-    assert time.monotonic() - begun >= events_module.LIST_SECONDS
     model.go_on()
     assert next(tab.events).name == "model"
 
