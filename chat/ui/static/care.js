@@ -1,6 +1,6 @@
 // <parley-backup> and <parley-expiry>: copies of the database, and conversations that are kept no longer.
 
-import { api } from './api.js';
+import { api, ApiError } from './api.js';
 import { el, textButton } from './dom.js';
 import { formatNumber, t } from './texts.js';
 
@@ -16,6 +16,8 @@ const resultArea = () => {
       area.replaceChildren(...describe(answer));
       return answer;
     } catch (error) {
+      area.replaceChildren();
+      if (!(error instanceof ApiError)) throw error;
       area.replaceChildren(el('p', { role: 'alert', class: 'parley-problem', textContent: error.message }));
       return null;
     }
@@ -43,7 +45,8 @@ class ParleyBackup extends HTMLElement {
 /** The buttons below the rule of what is kept no longer: what is erased is what has just been shown. */
 class ParleyExpiry extends HTMLElement {
   #rule = { older_than_days: 365, channel: null, archived: null };
-  #erase = textButton(t('care.erase'), () => this.#eraseShown(), { class: 'parley-button parley-dangerous', disabled: true });
+  #erase = textButton(t('care.erase'), () => this.#eraseShown(),
+    { class: 'parley-button parley-dangerous', disabled: true });
   #result = resultArea();
 
   connectedCallback() {
@@ -77,7 +80,8 @@ class ParleyExpiry extends HTMLElement {
     this.#erase.disabled = true;
     await this.#result.show(() => this.#call(false), ({ receipt }) => [
       line(t('care.erased', { count: receipt.conversation_ids.length })),
-      list([t('care.messages', { count: receipt.n_messages }), ...receipt.copies.map(({ name }) => t('care.copy', { name }))]),
+      list([t('care.messages', { count: receipt.n_messages }),
+        ...receipt.copies.map(({ name }) => t('care.copy', { name }))]),
     ]);
   }
 }

@@ -4,7 +4,8 @@ import { el, textButton } from './dom.js';
 import { t } from './texts.js';
 
 /** Return what goes on before the first words of a reply. */
-export const progressText = ({ queue_position: place, wait_seconds: seconds, prefilled_tokens: n, prompt_tokens: total }) => {
+export const progressText = (progress) => {
+  const { queue_position: place, wait_seconds: seconds, prefilled_tokens: n, prompt_tokens: total } = progress;
   if (place) return seconds ? t('progress.queuedFor', { place, seconds }) : t('progress.queued', { place });
   return n ? t('progress.prefill', { n, total }) : t('progress.waiting');
 };
