@@ -19,7 +19,7 @@ from model.engine.generation import Generation, Piece
 from model.errors import ModelError
 from model.sampling_params import SamplingParams
 from storage.branches import BranchStore
-from storage.conversations import ConversationStore
+from storage.conversations import ConversationStore, Visitor
 from storage.errors import ConversationBusy, ConversationMoved, StorageError
 from storage.tables import Channel, Conversation, Message, Role
 
@@ -59,10 +59,12 @@ class DialogueManager:
         system_prompt: str | None = None,
         preset: str | None = None,
         recap: bool = False,
+        visitor: Visitor | None = None,
     ) -> Conversation:
         """Begin a conversation, still without messages; `preset` is the name of the one it begins with, if it does.
 
-        With `recap`, prompts sum up the turns that they have no room for.
+        With `recap`, prompts sum up the turns that they have no room for. Visitors of an owner's sites share no cache
+        with the owner or each other.
         """
         return self._store.create(
             owner_id,
@@ -70,6 +72,7 @@ class DialogueManager:
             system_prompt=system_prompt,
             preset=preset,
             recap=recap,
+            visitor=visitor,
         )
 
     def check(self, text: str, params: SamplingParams, *, system_prompt: str | None = None) -> str:
@@ -299,7 +302,7 @@ class DialogueManager:
             path = self._store.path(owner_id, conversation.id, reply.parent_id, ledgers=True)
             context = model.build(path, conversation, params, begun.token_ids if begun else ())
             generation = model.engine.submit(
-                context.token_ids, context.params(params), owner=owner_id, n_shared=context.n_shared
+                context.token_ids, context.params(params), owner=_cache_owner(conversation), n_shared=context.n_shared
             )
         except (ChatError, ModelError, StorageError, ValueError) as error:  # the last: parameters, for this model
             self._store.finish_reply(
@@ -384,3 +387,8 @@ def _parent_id(reply: Message) -> str:
     if reply.parent_id is None:
         raise NotPossible("The reply answers no message: there is nothing to write it anew from.")
     return reply.parent_id
+
+
+def _cache_owner(conversation: Conversation) -> str:
+    """Return who shares what has been computed of a conversation, and its turn in the line: each visitor alone."""
+    return f"visitor:{conversation.visitor_id}" if conversation.visitor_id else conversation.owner_id

@@ -5,6 +5,7 @@ Rows come back detached: plain values that no longer follow the database.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
 from sqlalchemy import ColumnElement, Update, exists, select, tuple_, update
@@ -37,6 +38,15 @@ class ConversationChanges(TypedDict, total=False):
     recap: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who chats on a site."""
+
+    site_id: str
+    id: str
+    name: str | None = None  # as the site calls a visitor whom it has vouched for
+
+
 _LAST_USED = ("pinned", "updated_at", "number")
 _LAST_TRASHED = ("trashed_at", "number")
 
@@ -56,11 +66,15 @@ class ConversationStore:
         preset: str | None = None,
         recap: bool = False,
         model: str | None = None,
+        visitor: Visitor | None = None,
     ) -> Conversation:
-        """A new conversation without messages."""
+        """A new conversation without messages, of a visitor of one of the owner's sites if one is named."""
         conversation = Conversation(
             owner_id=owner_id,
             channel=channel,
+            site_id=visitor and visitor.site_id,
+            visitor_id=visitor and visitor.id,
+            visitor_name=visitor and visitor.name,
             system_prompt=system_prompt,
             preset=preset,
             recap=recap,
@@ -90,14 +104,6 @@ class ConversationStore:
             for conversation in found:
                 _change(session, conversation, changes)
         return found
-
-    def trash(self, owner_id: str, conversation_id: str) -> None:
-        """Put a conversation into the trash, where it stays until it is restored or erased."""
-        self.update(owner_id, conversation_id, trashed=True)
-
-    def restore(self, owner_id: str, conversation_id: str) -> None:
-        """Take a conversation out of the trash again."""
-        self.update(owner_id, conversation_id, trashed=False)
 
     def recent(self, owner_id: str, *, limit: int = 100, after: Conversation | None = None) -> list[Conversation]:
         """The conversations that are neither archived nor in the trash, the pinned first, then the last used.

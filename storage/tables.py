@@ -27,6 +27,7 @@ Origin = Literal["written", "edited", "continued", "copied", "imported"]
 FinalStatus = Literal["complete", "stopped", "interrupted", "error"]
 Status = Literal["streaming", FinalStatus]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+Scope = Literal["completions", "read", "write", "metrics"]
 JsonObject = dict[str, object]
 
 
@@ -71,6 +72,7 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime,
         JsonObject: JSON(none_as_null=True),
         list[int]: JSON(none_as_null=True),
+        list[str]: JSON,
     }
 
 
@@ -88,7 +90,9 @@ class Conversation(Base):
     id: Mapped[str] = mapped_column(unique=True, default=new_id)
     owner_id: Mapped[str]
     channel: Mapped[Channel] = mapped_column(Text)
-    site_id: Mapped[str | None]
+    site_id: Mapped[str | None]  # of a widget's: the site that it was begun on, and by whom
+    visitor_id: Mapped[str | None]
+    visitor_name: Mapped[str | None]  # as the site calls a visitor whom it has vouched for
     title: Mapped[str | None]
     title_source: Mapped[TitleSource | None] = mapped_column(Text)
     preset: Mapped[str | None]  # the name of the one that it began with
@@ -110,6 +114,7 @@ class Conversation(Base):
         _one_of("title_source", get_args(TitleSource)),
         Index(None, "owner_id", "archived", "trashed_at", "pinned", "updated_at"),  # the list, in its order
         Index(None, "owner_id", "import_digest", unique=True),  # the same file imported twice adds nothing
+        Index(None, "site_id", "visitor_id", "updated_at"),
     )
 
 
@@ -185,5 +190,56 @@ class StoredPreset(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     system_prompt: Mapped[str | None]
     params: Mapped[JsonObject]  # sampling parameters; the others are the model's own
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class User(Base):
+    """An account. Its id is the owner_id of all that is theirs; the first one takes over what was the local owner's."""
+
+    __tablename__ = "users"
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(unique=True)
+    password_hash: Mapped[str]  # argon2id
+    is_admin: Mapped[bool]
+    session_epoch: Mapped[int] = mapped_column(default=0)  # sessions of another one have ended
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ApiKey(Base):
+    """A key with which a program acts for an owner. Only the digest of it is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=new_id)
+    owner_id: Mapped[str] = mapped_column(index=True)
+    name: Mapped[str]
+    prefix: Mapped[str]  # its first characters, by which its owner knows it
+    digest: Mapped[str] = mapped_column(unique=True)  # SHA-256: the key has 256 random bits
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Site(Base):
+    """A website whose visitors chat in a widget, on behalf of the site's owner."""
+
+    __tablename__ = "sites"
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=new_id)
+    owner_id: Mapped[str] = mapped_column(index=True)
+    name: Mapped[str]
+    key: Mapped[str] = mapped_column(unique=True)  # public: it stands in the page
+    origins: Mapped[list[str]]  # that may show the widget; none: nobody may
+    enabled: Mapped[bool] = mapped_column(default=True)
+    appearance: Mapped[JsonObject]  # title, greeting, language, theme, accent, position
+    preset: Mapped[str | None]
+    system_prompt: Mapped[str | None]
+    messages_per_visitor: Mapped[int]  # in ten minutes
+    messages_per_address: Mapped[int]  # in ten minutes, of all visitors with one address
+    tokens_per_day: Mapped[int | None]  # of all visitors together; None: as many as they like
+    retention_days: Mapped[int | None]  # after the last change of a conversation; None: kept
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)

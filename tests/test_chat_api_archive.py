@@ -123,7 +123,7 @@ def test_filters_choose_what_is_sent(client: TestClient, chats: list[str], store
     assert sent(channel="ui") == ["One?", "Two?"]
     assert sent(query="one") == ["One?"]
     assert sent(query="one", id=chats[1]) == ["conversation_not_found"]
-    store.trash("local", chats[0])
+    store.update("local", chats[0], trashed=True)
     assert sent(all="true") == ["Two?"]
 
 
@@ -220,7 +220,7 @@ def test_a_large_export_passes_through_the_disk_and_leaves_nothing(
 def test_a_slow_reader_holds_back_no_erasure(
     client: TestClient, workspace: Workspace, chats: list[str], store: ConversationStore
 ) -> None:
-    store.trash("local", chats[0])
+    store.update("local", chats[0], trashed=True)
     with client.stream("GET", "/api/export", params={"all": "1"}) as answer:
         workspace.erasure.empty_trash("local")
         assert titles(answer.read().decode()) == ["Two?"]

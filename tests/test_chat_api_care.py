@@ -125,7 +125,7 @@ def test_the_trash_is_emptied_and_the_receipt_names_the_copies(
     client: TestClient, workspace: Workspace, store: ConversationStore, old: str, tmp_path: Path
 ) -> None:
     backup = client.post("/api/backups").json()
-    store.trash("local", old)
+    store.update("local", old, trashed=True)
     heard: list[str] = []
     with workspace.bus.listening("local", heard.append):
         receipt = client.post("/api/trash/empty").json()
@@ -139,7 +139,7 @@ def test_a_conversation_in_which_a_reply_is_being_written_is_not_erased(
 ) -> None:
     busy = ask(store, "busy", ends=False)
     for chat in (old, busy):
-        store.trash("local", chat)
+        store.update("local", chat, trashed=True)
     answer = client.post("/api/trash/empty")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conversation_busy")
     assert store.path("local", old)
@@ -147,6 +147,6 @@ def test_a_conversation_in_which_a_reply_is_being_written_is_not_erased(
 
 def test_an_owner_erases_only_their_own(client: TestClient, store: ConversationStore) -> None:
     hers = ask(store, "hers", "eve")
-    store.trash("eve", hers)
+    store.update("eve", hers, trashed=True)
     assert client.post("/api/trash/empty").json()["conversation_ids"] == []
     assert store.path("eve", hers)

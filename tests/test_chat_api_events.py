@@ -165,7 +165,7 @@ def test_a_change_of_the_conversation_is_told(watch, workspace: Workspace, chat:
 
 
 def test_a_conversation_in_the_trash_is_still_there(watch, workspace: Workspace, chat: str) -> None:
-    workspace.conversations.trash(ME, chat)
+    workspace.conversations.update(ME, chat, trashed=True)
     assert watch(chat).next("conversation").data["trashed_at"] is not None
 
 

@@ -97,7 +97,7 @@ def test_conversations_are_selected_by_id_channel_date_and_rating(data: Path, st
         FeedbackStore(store._database).rate("local", reply.id, rating=1)
         assert archive.ids("local", select(None, False, **NO_FLAGS | {"rating": 1})) == [second]
         assert archive.ids("local", select(None, False, **NO_FLAGS | {"rating": -1})) == []
-        store.trash("local", first)
+        store.update("local", first, trashed=True)
         assert archive.ids("local", select(None, True, **NO_FLAGS)) == [second]
         assert archive.ids("eve", select(None, True, **NO_FLAGS)) == []
 

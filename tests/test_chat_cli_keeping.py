@@ -56,7 +56,7 @@ def test_what_is_erased_is_in_no_file_and_the_receipt_says_so(tmp_path: Path, ch
 
 
 def test_the_trash_is_emptied(tmp_path: Path, chats: list[str], store: ConversationStore, database: Database) -> None:
-    store.trash("local", chats[0])
+    store.update("local", chats[0], trashed=True)
     database.close()
     erased = parley(tmp_path, "erase", "--trash")
     assert "1 conversations, 2 messages" in erased.stdout

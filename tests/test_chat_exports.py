@@ -66,7 +66,7 @@ def test_a_search_selects_together_with_all_else(
     assert found("yes", Selection(ids=[second])) == [second]
     assert found("yes", Selection(channel="widget")) == []
     assert found("three") == found("") == []
-    store.trash("local", first)
+    store.update("local", first, trashed=True)
     assert found("yes") == [second]
     monkeypatch.setattr("chat.exports.N_RANKED", 1)
     with pytest.raises(InvalidExport, match=r"^query: expected words that fewer than 1 messages have"):

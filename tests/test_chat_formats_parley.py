@@ -320,5 +320,5 @@ def test_what_is_in_the_trash_is_said_to_be_there(archive: ArchiveStore, store: 
     Importer(archive).run("bob", parley.read(written))
     for owner_id in ("ada", "bob"):
         [tree] = archive.trees(owner_id, EVERYTHING)
-        store.trash(owner_id, tree.conversation["id"])
+        store.update(owner_id, tree.conversation["id"], trashed=True)
         assert Importer(archive).run(owner_id, parley.read(written)).skipped == ["A: it is in the trash"]

@@ -50,8 +50,6 @@ CALLS: dict[str, Callable[[ConversationStore, str, str, str], object]] = {
     "add_edited_reply": lambda store, owner, chat, reply: store.add_edited_reply(owner, reply, content="mine now"),
     "update_all": lambda store, owner, chat, reply: store.update_all(owner, [chat], title="mine now"),
     "update": lambda store, owner, chat, reply: store.update(owner, chat, title="mine now"),
-    "trash": lambda store, owner, chat, reply: store.trash(owner, chat),
-    "restore": lambda store, owner, chat, reply: store.restore(owner, chat),
     "flush_reply": lambda store, owner, chat, reply: store.flush_reply(owner, reply, content="mine now"),
     "finish_reply": lambda store, owner, chat, reply: finish(store, owner, reply),
 }
@@ -171,7 +169,7 @@ def test_pages_of_the_trash_begin_with_what_was_thrown_away_last(
     page = store.trashed("ada", limit=limit)
     while page:
         seen += [conversation.id for conversation in page]
-        store.restore("ada", seen[0])  # which is then on no page
+        store.update("ada", seen[0], trashed=False)  # which is then on no page
         page = store.trashed("ada", limit=limit, after=page[-1])
     assert seen == [*reversed(ids[:3]), *reversed(ids[3:7]), *reversed(ids[7:])]
     assert store.trashed("eve") == []
@@ -191,20 +189,20 @@ def test_many_conversations_change_or_none_do(store: ConversationStore, chat: st
 
 def test_a_conversation_waits_in_the_trash_until_it_is_restored(store: ConversationStore, chat: str) -> None:
     say(store, "ada", chat, "Hello")
-    store.trash("ada", chat)
+    store.update("ada", chat, trashed=True)
     assert store.recent("ada") == []
     assert [conversation.id for conversation in store.trashed("ada")] == [chat]
     assert store.trashed("bob") == []
-    store.restore("ada", chat)
+    store.update("ada", chat, trashed=False)
     assert [conversation.id for conversation in store.recent("ada")] == [chat]
     assert store.trashed("ada") == []
     assert contents(store.path("ada", chat)) == ["Hello", ""]
 
 
 def test_what_is_in_the_trash_already_keeps_its_time(store: ConversationStore, chat: str) -> None:
-    store.trash("ada", chat)
+    store.update("ada", chat, trashed=True)
     [before] = store.trashed("ada")
-    store.trash("ada", chat)
+    store.update("ada", chat, trashed=True)
     [after] = store.trashed("ada")
     assert before.trashed_at == after.trashed_at is not None
 

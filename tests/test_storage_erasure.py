@@ -232,7 +232,7 @@ def test_an_unknown_id_erases_nothing(database: Database, store: ConversationSto
 
 def test_nobody_erases_what_is_not_theirs(database: Database, store: ConversationStore, erasure: ErasureStore) -> None:
     chat = new_chat(store)
-    store.trash("ada", chat)
+    store.update("ada", chat, trashed=True)
     before = rows(database)
     with pytest.raises(ConversationNotFound):
         erasure.erase("eve", [chat])
@@ -302,7 +302,7 @@ def test_the_trash_is_erased_one_by_one_or_all_at_once(
 ) -> None:
     kept, first, *others = (new_chat(store, word) for word in ("Keep me", *(f"{CANARY}{n}" for n in range(3))))
     for chat in (first, *others):
-        store.trash("ada", chat)
+        store.update("ada", chat, trashed=True)
     assert erasure.erase("ada", [first]).conversation_ids == (first,)
     assert hits(tmp_path, f"{CANARY}0") == {}
     assert hits(tmp_path, f"{CANARY}1")

@@ -289,9 +289,9 @@ def test_what_is_in_the_trash_is_not_found_until_it_is_restored(
     store: ConversationStore, say: Say, found: Found
 ) -> None:
     message, _ = say("fox", title="fox")
-    store.trash("ada", message.conversation_id)
+    store.update("ada", message.conversation_id, trashed=True)
     assert found("fox") == []
-    store.restore("ada", message.conversation_id)
+    store.update("ada", message.conversation_id, trashed=False)
     assert found("fox") == ["fox", "fox"]
 
 

@@ -22,6 +22,7 @@ from chat.errors import (
     UnknownFormat,
     UnknownPreset,
 )
+from chat.limits import LimitExceeded
 from chat.text import clean
 from model.errors import EngineBusy, EngineStopped, ModelError, PromptTooLong
 from model.sampling_params import SamplingParams
@@ -35,12 +36,14 @@ Kind: TypeAlias = tuple[int, str]  # the status, and the type
 INVALID: Kind = (400, "invalid_request_error")
 NOT_FOUND: Kind = (404, "not_found_error")
 CONFLICT: Kind = (409, "conflict_error")
+LIMITED: Kind = (429, "rate_limit_error")
 OVERLOADED: Kind = (503, "overloaded_error")
 UNAVAILABLE: Kind = (503, "unavailable_error")
 
 # An error is of the kind of the nearest class above it, and so is its field.
 _KINDS: Mapping[type[Exception], Kind] = {
     ChatError: INVALID,
+    LimitExceeded: LIMITED,
     NotPossible: CONFLICT,
     ModelNotReady: UNAVAILABLE,
     ModelError: INVALID,
@@ -109,7 +112,7 @@ async def _expected(request: Request, error: Exception) -> JSONResponse:
     kind = next(_KINDS[above] for above in type(error).__mro__ if above in _KINDS)
     param = next((_PARAMS[above] for above in type(error).__mro__ if above in _PARAMS), None)
     headers = {}
-    if isinstance(error, EngineBusy):
+    if isinstance(error, EngineBusy | LimitExceeded):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, ModelNotReady):
         headers["Retry-After"] = "1"

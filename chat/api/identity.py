@@ -1,15 +1,38 @@
-"""Who asks: the owner on whose behalf a route acts."""
+"""Who asks: the identity that the gate has found for a request, as routes see it."""
 
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
+from starlette.exceptions import HTTPException
 
-from chat.data_folder import LOCAL_OWNER
+from chat.identity import Identity
 
 
-def current_owner() -> str:
-    """Return the owner that a request acts for; on loopback, without accounts, whoever sits at this machine."""
-    return LOCAL_OWNER
+def current_identity(request: Request) -> Identity:
+    """Return who a request acts for. The gate lets none without an identity through to a route that asks this."""
+    identity: Identity = request.scope["identity"]
+    return identity
+
+
+def current_owner(identity: Annotated[Identity, Depends(current_identity)]) -> str:
+    """Return the owner that a request acts for."""
+    return identity.owner_id
+
+
+def current_person(identity: Annotated[Identity, Depends(current_identity)]) -> Identity:
+    """Return who asks, unless it is a program with a key: keys manage neither accounts nor keys."""
+    if identity.scopes is not None:
+        raise HTTPException(403, "This needs a login: an API key is not enough.")
+    return identity
+
+
+def current_admin(identity: Annotated[Identity, Depends(current_person)]) -> Identity:
+    """Return who asks, if that is an administrator."""
+    if not identity.is_admin:
+        raise HTTPException(403, "Only an administrator may do this.")
+    return identity
 
 
 Owner = Annotated[str, Depends(current_owner)]
+Person = Annotated[Identity, Depends(current_person)]
+Admin = Annotated[Identity, Depends(current_admin)]

@@ -64,6 +64,8 @@ class ConversationModel(Response):
     title: str | None
     title_source: TitleSource | None
     channel: Channel
+    site_id: str | None = Field(description="Of a widget's: the site that it was begun on.")
+    visitor_name: str | None = Field(description="As the site calls a visitor whom it has vouched for.")
     preset: str | None
     system_prompt: str | None
     recap: bool

@@ -12,6 +12,7 @@ from chat.api.care import care_routes
 from chat.api.conversations import conversation_routes
 from chat.api.errors import register_errors
 from chat.api.events import event_routes
+from chat.api.gate import Gate
 from chat.api.guard import Guard
 from chat.api.highlight import highlight_routes
 from chat.api.messages import message_routes
@@ -36,6 +37,7 @@ def create_app(settings: Settings, kept: Workspace, temporary: Workspace, host: 
     # Without a CORSMiddleware of the parent Gradio adds its own, which lets any origin in.
     app.add_middleware(CORSMiddleware, allow_origins=[])
     app.add_middleware(Head, head=HEAD)
+    app.add_middleware(Gate)
     app.add_middleware(Guard)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_HOSTS)
     app.add_api_route("/health", lambda: health(host))
