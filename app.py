@@ -36,7 +36,6 @@ from chat.cli.flags import (
 from chat.cli.keeping import backup, erase, expire, restore
 from chat.cli.models import print_models, print_models_as_json
 from chat.cli.presets import choose_preset, presets_cli
-from chat.cli.progress import ProgressBar, progress_bar
 from chat.cli.replay import run_replay
 from chat.cli.search import search
 from chat.cli.verify import verify
@@ -45,6 +44,7 @@ from chat.engine import open_engine, plan_engine
 from chat.errors import ChatError
 from chat.loaded_model import LoadedModel
 from chat.opening import digest_of, fetch_checkpoint, name_of_model, new_context_builder, open_model
+from chat.progress import ProgressBar, progress_bar
 from chat.settings import Settings, SettingsError
 from chat.text import check_message
 from model.checkpoint.catalog import CATALOG, fetch

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from chat.cli.progress import progress_bar
+from chat.progress import progress_bar
 from chat.settings import SettingsError
 from storage.backup import back_up
 from storage.database import Database

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chat.cli.progress import ProgressBar, progress_bar
+from chat.progress import ProgressBar, progress_bar
 from chat.settings import Settings, SettingsError
 from model.checkpoint.checkpoint import ITEM_BYTES, Checkpoint, load_model
 from model.config import BLOCK_SIZE, GPTConfig

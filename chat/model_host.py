@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from chat.cli.progress import ProgressBar, progress_bar
 from chat.errors import ChatError, ModelNotReady, NotPossible
 from chat.loaded_model import LoadedModel
+from chat.progress import ProgressBar, progress_bar
 from chat.settings import SettingsError
 from model.errors import ModelError
 

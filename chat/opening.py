@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chat.cli.progress import ProgressBar, progress_bar
 from chat.context import ContextBuilder
 from chat.engine import open_engine, plan_engine
 from chat.loaded_model import LoadedModel
+from chat.progress import ProgressBar, progress_bar
 from chat.settings import Settings
 from model.checkpoint.catalog import CATALOG, resolve
 from model.checkpoint.checkpoint import Checkpoint

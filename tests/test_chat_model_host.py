@@ -8,11 +8,11 @@ from typing import Any, cast
 import pytest
 from conftest import ScriptedEngine
 
-from chat.cli.progress import ProgressBar
 from chat.context import ContextBuilder
 from chat.errors import ModelNotReady, NotPossible
 from chat.loaded_model import LoadedModel
 from chat.model_host import ModelHost
+from chat.progress import ProgressBar
 from model.engine.engine import Engine
 from model.errors import CheckpointError
 from model.sampling_params import SamplingParams

@@ -22,7 +22,6 @@ from chat.cli.flags import (
     parse_date,
     takes_settings,
 )
-from chat.cli.progress import Progress, progress_bar
 from chat.data_folder import LOCAL_OWNER, open_database
 from chat.exports import choose, find_selected, find_write, narrow, read_selected
 from chat.formats.archive import ArchivedConversation
@@ -30,6 +29,7 @@ from chat.formats.parley import schema as parley_schema
 from chat.formats.reading import read_file
 from chat.formats.zip_file import Write
 from chat.imports import Importer, ImportReport
+from chat.progress import Progress, progress_bar
 from chat.redaction import Counts, describe_counts
 from chat.settings import Settings, SettingsError
 from storage.archive import ArchiveStore, Selection

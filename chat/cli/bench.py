@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chat.cli.progress import progress_bar
 from chat.engine import plan_engine
+from chat.progress import progress_bar
 from chat.settings import Settings, SettingsError
 from model.bench.comparison import Comparison
 from model.bench.figures import NAMES, OURS, Row

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from chat.cli.progress import progress_bar
+from chat.progress import progress_bar
 from model.engine.generation import Generation, Piece
 from model.errors import ModelError
 

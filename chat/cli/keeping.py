@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from chat.cli.flags import ChannelFlag, JsonFlag, check_channel, takes_settings
-from chat.cli.progress import progress_bar
 from chat.data_folder import LOCAL_OWNER, lock_data
+from chat.progress import progress_bar
 from chat.settings import Settings, SettingsError
 from storage.backup import back_up
 from storage.backup import restore as bring_back

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import typer
 
-from chat.cli.progress import progress_bar
 from chat.data_folder import LOCAL_OWNER, open_database
 from chat.engine import open_engine, plan_engine
+from chat.progress import progress_bar
 from chat.replay import Comparison, Mark, check_model, read_recording, replay
 from chat.settings import Settings
 from model.checkpoint.checkpoint import Checkpoint
