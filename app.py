@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from threading import Timer
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,7 @@ from chat.cli.bench import AgainstFlag, ChartFlag, JsonFileFlag, RunsFlag, run_b
 from chat.cli.complete import print_reply, print_reply_as_json
 from chat.cli.flags import (
     ENGINE_SETTINGS,
+    SERVER_SETTINGS,
     JsonFlag,
     MaxTokensFlag,
     ParamFlag,
@@ -34,10 +36,13 @@ from chat.cli.flags import (
     takes_settings,
 )
 from chat.cli.keeping import backup, erase, expire, restore
+from chat.cli.keys import keys_cli
 from chat.cli.models import print_models, print_models_as_json
 from chat.cli.presets import choose_preset, presets_cli
 from chat.cli.replay import run_replay
 from chat.cli.search import search
+from chat.cli.sites import sites_cli
+from chat.cli.users import users_cli
 from chat.cli.verify import verify
 from chat.data_folder import LOCAL_OWNER, lock_data, upgrade
 from chat.engine import open_engine, plan_engine
@@ -45,6 +50,7 @@ from chat.errors import ChatError
 from chat.loaded_model import LoadedModel
 from chat.opening import digest_of, fetch_checkpoint, name_of_model, new_context_builder, open_model
 from chat.progress import ProgressBar, progress_bar
+from chat.reach import check_reach
 from chat.settings import Settings, SettingsError
 from chat.text import check_message
 from model.checkpoint.catalog import CATALOG, fetch
@@ -58,8 +64,6 @@ if TYPE_CHECKING:
     from model.engine.runner import Runner
     from storage.database import Database
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-SHUTDOWN_SECONDS = 3
 HEAD_START_SECONDS = 1.5  # of the page before the model
 
 logger = logging.getLogger("parley")
@@ -119,6 +123,9 @@ cli = typer.Typer(name="parley", add_completion=False, pretty_exceptions_enable=
 models_cli = typer.Typer(help="The models that are known by name.")
 cli.add_typer(models_cli, name="models")
 cli.add_typer(presets_cli, name="presets")
+cli.add_typer(sites_cli, name="site")
+cli.add_typer(users_cli, name="user")
+cli.add_typer(keys_cli, name="key")
 
 
 @cli.callback(invoke_without_command=True)
@@ -129,22 +136,23 @@ def parley(context: typer.Context) -> None:
 
 
 @cli.command()
-@takes_settings(*ENGINE_SETTINGS, "draft", "thinking", "host", "port")
+@takes_settings(*ENGINE_SETTINGS, "draft", "thinking", *SERVER_SETTINGS)
 def serve(settings: Settings) -> None:
     """Serve the web app until SIGINT or SIGTERM."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after its own end
-        signal.signal(number, lambda *_: sys.exit())
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    end_on_signals()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in ("alembic", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Gradio's own files: never in a folder that others share
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(settings.data / "gradio"))
     from chat.model_host import ModelHost
+    from chat.retention import retaining
     from chat.workspace import open_workspace
 
     def open_named(name: str, bar: ProgressBar) -> AbstractContextManager[LoadedModel]:
         return open_model(settings.model_copy(update={"model": name}), bar)
 
+    check_reach(settings)
     refuse_wrong_model(settings)
     with (
         listen(settings.host, settings.port) as listener,
@@ -153,55 +161,50 @@ def serve(settings: Settings) -> None:
         closing(ModelHost(open_named)) as host,
         open_workspace(database, host.model) as kept,
         open_workspace(memory, host.model) as temporary,
+        retaining(kept),
     ):
         run_server(settings, kept, temporary, host, listener)
+
+
+def end_on_signals() -> None:
+    """End in order at the first SIGINT or SIGTERM, and at once at the second: what readers have seen is stored."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda number, frame: os._exit(128 + number))
+        sys.exit()
+
+    for each in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after its own end
+        signal.signal(each, end)
 
 
 def run_server(
     settings: Settings, kept: "Workspace", temporary: "Workspace", host: "ModelHost", listener: socket.socket
 ) -> None:
-    """Serve the page and the API on an open socket."""
-    import uvicorn
-
+    """Serve the page and the API on an open socket; an engine that dies ends the process with exit code 1."""
     from chat.ui.quick_import import import_gradio
 
     gc.disable()  # what is loaded now stays: looking for garbage in it takes a tenth of the start
     import_gradio()
     from chat.api.server import create_app
-
-    class Server(uvicorn.Server):
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            for workspace in (kept, temporary):
-                workspace.bus.close()  # so that streams of events end by themselves
-            await super().shutdown(sockets)
+    from chat.api.web_server import WebServer
 
     app = create_app(settings, kept, temporary, host)
     gc.freeze()
     gc.enable()
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-    )
     # the page first: whoever opens it sees it sooner, and can write at about the same time
     load_later = Timer(HEAD_START_SECONDS, host.load, [settings.model])
     load_later.daemon = True  # an end before that does not wait for it
     load_later.start()
     address, port = listener.getsockname()[:2]
     logger.info("Parley is at http://%s:%d", f"[{address}]" if ":" in address else address, port)
-    Server(config).run(sockets=[listener])
+    if not WebServer(app, settings, host, [kept.bus, temporary.bus]).serve_on(listener):
+        sys.exit(1)
 
 
 @contextmanager
 def listen(host: str, port: int) -> Iterator[socket.socket]:
     """Open the listening socket, before anything slow happens."""
-    if host not in LOOPBACK:
-        raise SettingsError(
-            f"host: expected one of {', '.join(LOOPBACK)}, got {host!r}: "
-            "there are no accounts yet, so anybody who reaches the page would read everything."
-        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio has connections send at once (TCP_NODELAY) only if their socket names its protocol
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:

@@ -100,8 +100,7 @@ class ContextBuilder:
         if len(draft.token_ids) > budget:
             size = turns[-1].entries[-1].tokens
             raise MessageTooLong(size, max(0, budget - (len(draft.token_ids) - size)), "tokens")
-        # a conversation's own system prompt is nobody else's; and what a template begins with may depend on the day
-        n_shared = 0 if system else n_common(self._beginning, draft.token_ids)
+        n_shared = self._n_shared(draft.token_ids, has_system=bool(system))
         ledger = Ledger(budget=budget, messages=_account(turns, first, draft))
         if draft.recap.text:
             ledger["recap_tokens"] = draft.recap_tokens
@@ -111,6 +110,15 @@ class ContextBuilder:
         """Return the prompt for a message with nothing before it; raises MessageTooLong."""
         alone = Message(id="", role="user", content=text)
         return self.build([alone], system_prompt=system_prompt, max_new_tokens=max_new_tokens)
+
+    def build_whole(self, messages: Sequence[ChatMessage]) -> Context:
+        """Return the prompt for messages none of which may be left out; whether they fit is for the engine to say.
+
+        Raises CheckpointError where the template does not take them.
+        """
+        token_ids = self._chat_template.encode(_joined(messages))
+        n_shared = self._n_shared(token_ids, has_system=messages[0].role == "system")
+        return Context(token_ids, n_shared, Ledger(budget=self.n_ctx, messages=[]), self._chat_template.stop)
 
     def beginning(self, reply: Message) -> list[int]:
         """Return the ids with which the rest of a reply is asked for."""
@@ -125,6 +133,10 @@ class ContextBuilder:
         if all(map(self.tokenizer.token_bytes, token_ids)) and self.tokenizer.decode(token_ids) == content:
             return list(token_ids)
         return None
+
+    def _n_shared(self, token_ids: Sequence[int], *, has_system: bool) -> int:
+        # an own system prompt is nobody else's; and what a template begins with may depend on the day
+        return 0 if has_system else n_common(self._beginning, token_ids)
 
     def _split_into_turns(self, path: Sequence[Message]) -> list[_Turn]:
         turns: list[list[_Entry]] = []

@@ -11,6 +11,9 @@ ChatError
   + NotPossible      the message is not one that this can be done with
   + AlreadySent      the same request has come before
   + ModelNotReady    no model is loaded yet, or the one that was to be loaded cannot be used
+  + ModelNotFound    the model in use has another name
+  + ReplyFailed      a reply ended in an error
+  + ShuttingDown     Parley ends, and with it what it was doing
 
 What only one module raises is defined there.
 """
@@ -88,3 +91,21 @@ class ModelNotReady(ChatError):
 
     def __init__(self, reason: str | None = None) -> None:
         super().__init__(reason or "The model is still being loaded: try again in a moment.")
+
+
+class ModelNotFound(ChatError):
+    """A model was asked for that is not the one in use."""
+
+    def __init__(self, name: str, used: str) -> None:
+        super().__init__(f"model: expected {used!r}, the model in use, got {name!r}")
+
+
+class ReplyFailed(ChatError):
+    """A reply could not be written to its end; the text is the engine's."""
+
+
+class ShuttingDown(ChatError):
+    """What was being done cannot be finished."""
+
+    def __init__(self) -> None:
+        super().__init__("Parley is shutting down: try again when it is back.")

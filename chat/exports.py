@@ -30,15 +30,16 @@ def choose(
     everything: bool,
     *,
     channel: Channel | None,
+    site_id: str | None,
     since: datetime | None,
     until: datetime | None,
     rating: int | None,
 ) -> Selection:
     """Return what is to be exported; raises InvalidExport if nothing says what."""
-    is_filtered = any(value is not None for value in (channel, since, until, rating))
+    is_filtered = any(value is not None for value in (channel, site_id, since, until, rating))
     if not (ids or everything or is_filtered):
         raise InvalidExport("ids", "expected those of conversations, or all, or a filter that selects some, got none")
-    return Selection(ids=ids or None, channel=channel, since=since, until=until, rating=rating)
+    return Selection(ids=ids or None, channel=channel, site_id=site_id, since=since, until=until, rating=rating)
 
 
 def narrow(selection: Selection, search: SearchStore, owner_id: str, query: str) -> Selection:

@@ -3,12 +3,12 @@
 import math
 import threading
 import time
-
-from limits import RateLimitItemPerSecond
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from datetime import UTC, datetime, timedelta
 
 from chat.errors import ChatError
+
+MAX_CALLERS = 20_000
+"""So many are remembered at most, the last ones: others' calls do not count any more."""
 
 
 class LimitExceeded(ChatError):
@@ -24,13 +24,56 @@ class RateLimiter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._window = MovingWindowRateLimiter(MemoryStorage())
+        # when each one called, and when that counts no longer; who called last is the last
+        self._calls: dict[tuple[str, str], tuple[list[float], float]] = {}
 
     def take(self, what: str, caller: str, n: int, seconds: int) -> None:
         """Count one more of what a caller may have `n` times within so many seconds; raises LimitExceeded."""
-        item = RateLimitItemPerSecond(n, seconds)
+        now = time.monotonic()
         with self._lock:
-            if self._window.hit(item, what, caller):
-                return
-            free_at = self._window.get_window_stats(item, what, caller).reset_time
-        raise LimitExceeded(f"{what}: at most {n} in {seconds} s.", max(1, math.ceil(free_at - time.time())))
+            self._forget(now)
+            earlier, _ = self._calls.pop((what, caller), ([], 0.0))
+            recent = [moment for moment in earlier if moment > now - seconds]
+            is_free = len(recent) < n
+            if is_free:
+                recent.append(now)
+            self._calls[what, caller] = recent, recent[-1] + seconds
+        if not is_free:
+            raise LimitExceeded(f"{what}: at most {n:,} in {seconds:,} s.", math.ceil(recent[-n] + seconds - now))
+
+    def _forget(self, now: float) -> None:
+        while self._calls:
+            first = next(iter(self._calls))
+            if len(self._calls) < MAX_CALLERS and self._calls[first][1] > now:
+                break
+            del self._calls[first]
+
+
+class DailyTokens:
+    """Counts the tokens that callers use on a day, which begins at midnight in UTC. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._day = datetime.now(UTC).date()
+        self._used: dict[str, int] = {}
+
+    def add(self, caller: str, n_tokens: int) -> None:
+        """Count what a caller has used."""
+        with self._lock:
+            self._turn_over()
+            self._used[caller] = self._used.get(caller, 0) + n_tokens
+
+    def check(self, caller: str, limit: int) -> None:
+        """Raise LimitExceeded if a caller has used as much as it may on this day."""
+        with self._lock:
+            self._turn_over()
+            used, tomorrow = self._used.get(caller, 0), self._day + timedelta(days=1)
+        if used >= limit:
+            midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=UTC)
+            seconds = math.ceil((midnight - datetime.now(UTC)).total_seconds())
+            raise LimitExceeded(f"tokens: at most {limit:,} on a day (UTC).", max(1, seconds))
+
+    def _turn_over(self) -> None:
+        today = datetime.now(UTC).date()
+        if today != self._day:
+            self._day, self._used = today, {}

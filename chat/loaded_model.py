@@ -21,6 +21,7 @@ class LoadedModel:
     engine: Engine
     context_builder: ContextBuilder
     sampling_params: SamplingParams  # those that its makers recommend
+    bos_id: int | None = None  # begins every text that no chat template begins
 
     def check(self, text: str, params: SamplingParams, *, system_prompt: str | None) -> str:
         """Return a message as it would be sent; raises BlankMessage, MessageTooLong or PromptFailed."""

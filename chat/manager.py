@@ -391,4 +391,5 @@ def _parent_id(reply: Message) -> str:
 
 def _cache_owner(conversation: Conversation) -> str:
     """Return who shares what has been computed of a conversation, and its turn in the line: each visitor alone."""
-    return f"visitor:{conversation.visitor_id}" if conversation.visitor_id else conversation.owner_id
+    visitor = conversation.visitor_id
+    return f"{conversation.owner_id} visitor:{visitor}" if visitor else conversation.owner_id

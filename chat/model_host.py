@@ -12,6 +12,7 @@ from chat.errors import ChatError, ModelNotReady, NotPossible
 from chat.loaded_model import LoadedModel
 from chat.progress import ProgressBar, progress_bar
 from chat.settings import SettingsError
+from model.engine.generation import Generation
 from model.errors import ModelError
 
 State = Literal["loading", "ready", "failed"]
@@ -50,6 +51,7 @@ class ModelHost:
         self._opened = ExitStack()  # what is to be closed with the model in use
         self._status = ModelStatus("loading", None)
         self._listeners: list[Callable[[], None]] = []
+        self._end_listeners: list[Callable[[str, Generation], None]] = []
         self._loader = threading.Thread(target=lambda: None)
         self._closed = False
 
@@ -76,6 +78,13 @@ class ModelHost:
         finally:
             with self._lock:
                 self._listeners.remove(listener)
+
+    def call_at_end(self, listener: Callable[[str, Generation], None]) -> None:
+        """Call a listener with the owner and the generation whenever one of a model's that is loaded later has ended.
+
+        It must not wait for anything.
+        """
+        self._end_listeners.append(listener)
 
     def load(self, name: str) -> None:
         """Begin to load a model, unless the host is closed; raises NotPossible while another one is being loaded."""
@@ -110,6 +119,8 @@ class ModelHost:
         opened = ExitStack()
         try:
             model = opened.enter_context(self._open_model(name, self._bar))
+            for listener in self._end_listeners:
+                model.engine.call_at_end(listener)
             self._replace(model, opened)
         except _Closed:
             opened.close()

@@ -23,7 +23,8 @@ def open_model(settings: Settings, bar: ProgressBar = progress_bar) -> Iterator[
     digest = digest_of(settings, checkpoint, bar)
     with open_engine(settings, checkpoint, plan, bar) as engine:
         builder = new_context_builder(settings, checkpoint, plan.n_ctx)
-        yield LoadedModel(name_of_model(settings), digest, engine, builder, checkpoint.sampling_params)
+        name, params = name_of_model(settings), checkpoint.sampling_params
+        yield LoadedModel(name, digest, engine, builder, params, checkpoint.bos_id)
 
 
 def fetch_checkpoint(settings: Settings, bar: ProgressBar = progress_bar) -> Checkpoint:

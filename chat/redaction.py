@@ -174,6 +174,7 @@ def redact(conversation: ArchivedConversation, counts: Counts) -> ArchivedConver
     A title made of the first exchange has pieces of secrets that no pattern knows: it is made anew.
     """
     redacted = _redact_fields(conversation, ("system_prompt", "params"), counts)
+    redacted["visitor_name"] = None  # whatever a site calls its visitors: they are told apart by their ids
     redacted["messages"] = [_redact_message(message, counts) for message in conversation["messages"]]
     if conversation["title_source"] in ("first_message", "keywords"):
         redacted["title"] = _make_title(redacted["messages"], with_reply=conversation["title_source"] == "keywords")

@@ -1,16 +1,20 @@
 """What can be configured, and where a value comes from."""
 
 import os
+import re
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model.checkpoint.catalog import DEFAULT_MODEL
 from model.checkpoint.checkpoint import DType
 from model.engine.runner import KVDType
+
+HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 class SettingsError(Exception):
@@ -46,14 +50,46 @@ class Settings(BaseSettings):
         description="How many tokens are guessed ahead and checked in one step; replies stay the same.",
     )
     thinking: bool = Field(False, description="Let models that can think do so before they answer.")
-    host: str = Field("127.0.0.1", description="The address to listen on; loopback only.")
+    host: str = Field("127.0.0.1", description="The address to listen on; beyond loopback there must be an account.")
     port: int = Field(7860, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Names that it answers to beside localhost, with commas between; addresses always work."
+    )
+    proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Addresses of proxies, with commas between; only what these say of their clients is believed."
+    )
+    requests_per_minute: int | None = Field(
+        None, ge=1, le=10_000, description="Requests for replies that each owner may send in a minute."
+    )
+    tokens_per_day: int | None = Field(
+        None, ge=1, description="Tokens, of prompts and replies, that each owner may use on a day (UTC)."
+    )
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,
         le=1024,
         description="How many threads compute.",
     )
+
+    @field_validator("hosts", "proxies", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(HOST_NAME.fullmatch, hosts)):
+            raise ValueError("must be names such as chat.example.org, without ports")
+        return tuple(map(str.lower, hosts))
+
+    @field_validator("proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(str(ip_network(proxy)) for proxy in proxies)
+        except ValueError:
+            raise ValueError("must be addresses or networks such as 10.0.0.0/8") from None
 
     @field_validator("data")
     @classmethod

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from chat.bus import Bus
 from chat.loaded_model import LoadedModel
 from chat.manager import DialogueManager
+from storage.accounts import AccountStore
 from storage.archive import ArchiveStore
 from storage.branches import BranchStore
 from storage.conversations import ConversationStore
@@ -15,6 +16,7 @@ from storage.erasure import ErasureStore
 from storage.feedback import FeedbackStore
 from storage.presets import PresetStore
 from storage.search import SearchStore
+from storage.sites import SiteStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Workspace:
     archive: ArchiveStore
     erasure: ErasureStore
     presets: PresetStore
+    sites: SiteStore
+    accounts: AccountStore
     manager: DialogueManager
     bus: Bus
 
@@ -47,6 +51,8 @@ def open_workspace(database: Database, model: Callable[[], LoadedModel]) -> Iter
             archive=ArchiveStore(database),
             erasure=ErasureStore(database),
             presets=PresetStore(database),
+            sites=SiteStore(database),
+            accounts=AccountStore(database),
             manager=manager,
             bus=bus,
         )

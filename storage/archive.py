@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from storage.database import Database
 from storage.ledgers import rename_in_ledger
+from storage.queries import may_rate
 from storage.search import index_messages, index_titles
 from storage.tables import Base, Channel, Conversation, Feedback, Message, new_id
 
@@ -35,6 +36,7 @@ class Selection:
 
     ids: Sequence[str] | None = None
     channel: Channel | None = None
+    site_id: str | None = None
     since: datetime | None = None  # by their last change
     until: datetime | None = None
     rating: int | None = None  # with a message that is rated so
@@ -103,6 +105,8 @@ def _numbers(owner_id: str, selection: Selection) -> Select[int]:
         query = query.where(Conversation.id.in_(selection.found))
     if selection.channel is not None:
         query = query.where(Conversation.channel == selection.channel)
+    if selection.site_id is not None:
+        query = query.where(Conversation.site_id == selection.site_id)
     if selection.since is not None:
         query = query.where(Conversation.updated_at >= selection.since)
     if selection.until is not None:
@@ -111,7 +115,7 @@ def _numbers(owner_id: str, selection: Selection) -> Select[int]:
         rated = exists().where(
             Message.conversation_id == Conversation.id,
             Feedback.message_id == Message.id,
-            Feedback.user_id == owner_id,
+            may_rate(owner_id),
             Feedback.rating == selection.rating,
         )
         query = query.where(rated)
@@ -134,8 +138,8 @@ def _read(session: Session, owner_id: str, numbers: Sequence[int]) -> Iterator[T
         select(feedback, messages.c.conversation_id)
         .join(messages, messages.c.id == feedback.c.message_id)
         .join(conversations, conversations.c.id == messages.c.conversation_id)
-        .where(chosen, feedback.c.user_id == owner_id)
-        .order_by(messages.c.seq)
+        .where(chosen, may_rate(owner_id))
+        .order_by(messages.c.seq, feedback.c.user_id == owner_id)  # of two on a message, the last one counts
     ).mappings():
         opinions.setdefault(row["conversation_id"], []).append(dict(row))
     found = session.execute(select(conversations).where(chosen)).mappings().all()

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
-from sqlalchemy import ColumnElement, Update, exists, select, tuple_, update
+from sqlalchemy import Select, Update, exists, select, update
 from sqlalchemy.orm import Session, defer
 
 from storage.database import Database
 from storage.errors import MessageNotFound
+from storage.lists import LAST_TRASHED, LAST_USED, Page, select_page
 from storage.queries import check_answerable, check_idle, find_conversation, find_message, next_seq, path_to
 from storage.search import index_messages, index_titles
 from storage.tables import (
@@ -45,10 +46,6 @@ class Visitor:
     site_id: str
     id: str
     name: str | None = None  # as the site calls a visitor whom it has vouched for
-
-
-_LAST_USED = ("pinned", "updated_at", "number")
-_LAST_TRASHED = ("trashed_at", "number")
 
 
 class ConversationStore:
@@ -105,38 +102,23 @@ class ConversationStore:
                 _change(session, conversation, changes)
         return found
 
-    def recent(self, owner_id: str, *, limit: int = 100, after: Conversation | None = None) -> list[Conversation]:
-        """The conversations that are neither archived nor in the trash, the pinned first, then the last used.
-
-        Those of the next page come `after` the last one of a page, as it was when that page was read.
-        """
+    def recent(self, owner_id: str, **page: Unpack[Page]) -> list[Conversation]:
+        """The conversations that are neither archived nor in the trash, the pinned first, then the last used."""
         listed = (Conversation.archived.is_(False), Conversation.trashed_at.is_(None))
-        return self._list(owner_id, listed, _LAST_USED, limit, after)
+        return self._list(select_page(owner_id, listed, LAST_USED, **page))
 
-    def archived(self, owner_id: str, *, limit: int = 100, after: Conversation | None = None) -> list[Conversation]:
-        """The archived conversations that are not in the trash, in the order and the pages of `recent`."""
+    def archived(self, owner_id: str, **page: Unpack[Page]) -> list[Conversation]:
+        """The archived conversations that are not in the trash, in the order of `recent`."""
         listed = (Conversation.archived.is_(True), Conversation.trashed_at.is_(None))
-        return self._list(owner_id, listed, _LAST_USED, limit, after)
+        return self._list(select_page(owner_id, listed, LAST_USED, **page))
 
-    def trashed(self, owner_id: str, *, limit: int = 100, after: Conversation | None = None) -> list[Conversation]:
-        """The conversations in the trash, the last thrown away first, in pages as `recent` has them."""
-        listed = (Conversation.trashed_at.is_not(None),)
-        return self._list(owner_id, listed, _LAST_TRASHED, limit, after)
+    def trashed(self, owner_id: str, **page: Unpack[Page]) -> list[Conversation]:
+        """The conversations in the trash, the last thrown away first."""
+        return self._list(select_page(owner_id, (Conversation.trashed_at.is_not(None),), LAST_TRASHED, **page))
 
-    def _list(
-        self,
-        owner_id: str,
-        listed: Iterable[ColumnElement[bool]],
-        order: tuple[str, ...],
-        limit: int,
-        after: Conversation | None,
-    ) -> list[Conversation]:
-        columns = [getattr(Conversation, name) for name in order]
-        query = select(Conversation).where(Conversation.owner_id == owner_id, *listed)
-        if after is not None:
-            query = query.where(tuple_(*columns) < tuple(getattr(after, name) for name in order))
+    def _list(self, query: Select[Conversation]) -> list[Conversation]:
         with self._database.read() as session:
-            return list(session.scalars(query.order_by(*(column.desc() for column in columns)).limit(limit)))
+            return list(session.scalars(query))
 
     def path(
         self, owner_id: str, conversation_id: str, leaf_id: str | None = None, *, ledgers: bool = False

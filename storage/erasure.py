@@ -8,11 +8,15 @@ from pathlib import Path
 from sqlalchemy import LargeBinary, Select, cast, delete, exists, func, select, text
 from sqlalchemy.orm import Session
 
+from storage.accounts import check_other_admin, find_user
 from storage.backup import copies_of
 from storage.database import Database
 from storage.errors import StorageError
 from storage.queries import check_idle, find_conversation
-from storage.tables import Channel, Conversation, Message, utc_now
+from storage.tables import ApiKey, Channel, Conversation, Message, Site, StoredPreset, utc_now
+
+MARK = text("PRAGMA user_version = 1")
+"""Until `finish` is done, whatever happens before."""
 
 
 class ErasureUnfinished(StorageError):
@@ -54,6 +58,7 @@ class Rule:
     unchanged_since: datetime
     channel: Channel | None = None
     archived: bool | None = None
+    site_id: str | None = None
 
 
 class ErasureStore:
@@ -88,11 +93,41 @@ class ErasureStore:
         with self._database.read() as session:
             return list(session.scalars(_expired(owner_id, rule)))
 
-    def erase_expired(self, owner_id: str, rule: Rule) -> Receipt:
-        """Erase what a rule says."""
+    def erase_expired(self, owner_id: str, *rules: Rule) -> Receipt:
+        """Erase what any of some rules says."""
         with self._database.write() as session:
-            ids = [conversation.id for conversation in session.scalars(_expired(owner_id, rule))]
+            ids = [conversation.id for rule in rules for conversation in session.scalars(_expired(owner_id, rule))]
             receipt = self._delete(session, owner_id, ids)
+        self.finish()
+        return receipt
+
+    def busy(self, owner_id: str) -> list[str]:
+        """Return the ids of an owner's conversations in which a reply is being written."""
+        query = (
+            select(Conversation.id)
+            .join(Message, Message.conversation_id == Conversation.id)
+            .where(Conversation.owner_id == owner_id, Message.status == "streaming")
+        )
+        with self._database.read() as session:
+            return list(session.scalars(query))
+
+    def erase_owner(self, owner_id: str) -> Receipt:
+        """Erase an account with all that is its owner's; raises UserNotFound, LastAdmin, ConversationBusy."""
+        with self._database.write() as session:
+            user = find_user(session, owner_id)
+            check_other_admin(session, user)
+            receipt = self._delete_all(session, owner_id)
+            for table in (StoredPreset, ApiKey, Site):
+                session.execute(delete(table).where(table.owner_id == owner_id))
+            session.delete(user)
+            session.execute(MARK)
+        self.finish()
+        return receipt
+
+    def erase_all(self, owner_id: str) -> Receipt:
+        """Erase all conversations of an owner; raises ConversationBusy."""
+        with self._database.write() as session:
+            receipt = self._delete_all(session, owner_id)
         self.finish()
         return receipt
 
@@ -113,6 +148,10 @@ class ErasureStore:
                 raise ErasureUnfinished(self._database.path)
             connection.exec_driver_sql("PRAGMA user_version = 0")
 
+    def _delete_all(self, session: Session, owner_id: str) -> Receipt:
+        owned = select(Conversation.id).where(Conversation.owner_id == owner_id)
+        return self._delete(session, owner_id, session.scalars(owned).all())
+
     def _delete(self, session: Session, owner_id: str, conversation_ids: Iterable[str]) -> Receipt:
         erased, n_messages, n_bytes = tuple(dict.fromkeys(conversation_ids)), 0, 0
         size = func.coalesce(func.sum(func.length(cast(Message.content, LargeBinary))), 0)
@@ -124,7 +163,7 @@ class ErasureStore:
             n_messages, n_bytes = n_messages + count, n_bytes + length
             session.execute(delete(Conversation).where(Conversation.id == conversation_id))
         if erased:
-            session.execute(text("PRAGMA user_version = 1"))  # until finish() is done, whatever happens before
+            session.execute(MARK)
         copies = tuple(Copy(path, _changed_at(path)) for path in copies_of(self._database.path))
         return Receipt(erased, n_messages, n_bytes, utc_now(), copies)
 
@@ -141,6 +180,8 @@ def _expired(owner_id: str, rule: Rule) -> Select[Conversation]:
         query = query.where(Conversation.channel == rule.channel)
     if rule.archived is not None:
         query = query.where(Conversation.archived.is_(rule.archived))
+    if rule.site_id is not None:
+        query = query.where(Conversation.site_id == rule.site_id)
     return query.order_by(Conversation.updated_at, Conversation.id)
 
 

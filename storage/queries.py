@@ -1,10 +1,10 @@
 """Queries that several stores share. Each names the owner it acts for, or a conversation that has been found so."""
 
-from sqlalchemy import Select, exists, func, select
+from sqlalchemy import ColumnElement, Select, exists, func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from storage.errors import ConversationBusy, ConversationNotFound, MessageNotFound
-from storage.tables import Conversation, Message
+from storage.tables import Conversation, Feedback, Message
 
 
 def find_conversation(session: Session, owner_id: str, conversation_id: str) -> Conversation:
@@ -63,3 +63,13 @@ def path_to(conversation_id: str, leaf_id: str) -> Select[Message]:
     path = path.union_all(parent)
     # A parent is always older than its children, so seq is the order from the root to the leaf.
     return select(Message).join(path, Message.id == path.c.id).order_by(Message.seq)
+
+
+def rater(visitor_id: str) -> str:
+    """Return under which name a visitor's feedback is kept, which is no owner's."""
+    return f"visitor:{visitor_id}"
+
+
+def may_rate(owner_id: str) -> ColumnElement[bool]:
+    """Tell the feedback of a conversation's owner and visitor from any other's."""
+    return or_(Feedback.user_id == owner_id, Feedback.user_id == literal("visitor:") + Conversation.visitor_id)

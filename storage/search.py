@@ -46,7 +46,7 @@ class Filters:
     archived: bool | None = None
     role: Role | None = None  # titles have none of these three
     model: str | None = None
-    rating: int | None = None  # the owner's: 1 or -1
+    rating: int | None = None  # the owner's or their visitor's: 1 or -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +164,13 @@ def _find_messages(own: list[str], values: Values, *, are_few: bool) -> TextualS
         messages = "messages ON messages.conversation_id = conversations.id"
         passing.append(f"SELECT messages.number FROM conversations CROSS JOIN {messages} WHERE {_all(own)}")
     if "rating" in values:
-        rated = "feedback.user_id = :owner_id AND feedback.rating = :rating"
-        messages = "messages ON messages.id = feedback.message_id"
-        passing.append(f"SELECT messages.number FROM feedback CROSS JOIN {messages} WHERE {rated}")
+        rows = (
+            "feedback CROSS JOIN messages ON messages.id = feedback.message_id "
+            "CROSS JOIN conversations ON conversations.id = messages.conversation_id"
+        )
+        raters = "(:owner_id, 'visitor:' || conversations.visitor_id)"
+        rated = f"feedback.rating = :rating AND feedback.user_id IN {raters}"
+        passing.append(f"SELECT messages.number FROM {rows} WHERE {rated}")
     if conditions := _conditions("messages", _OF_MESSAGES, values):
         passing.append(f"SELECT messages.number FROM messages WHERE {_all(conditions)}")
     # The + keeps SQLite from searching the index anew for each of them.

@@ -84,6 +84,8 @@ def conversations(draw: st.DrawFn) -> ArchivedConversation:
         "id": draw(IDS),
         "channel": draw(one_of(Channel)),
         "site_id": draw(st.none() | IDS),
+        "visitor_id": draw(st.none() | IDS),
+        "visitor_name": draw(st.none() | TEXTS),
         "title": draw(st.none() | TEXTS),
         "title_source": draw(st.none() | one_of(TitleSource)),
         "preset": draw(st.none() | TEXTS),

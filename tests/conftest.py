@@ -280,9 +280,11 @@ def browser() -> Iterator[Browser]:
 class Server:
     """A real `parley serve`, a process of its own."""
 
-    def __init__(self, data: Path, model: Path, port: int = 0) -> None:
-        command = [sys.executable, str(ROOT / "app.py"), "serve"]
-        command += ["--data", str(data), "--model", str(model), "--port", str(port)]
+    program = [str(ROOT / "app.py")]
+
+    def __init__(self, data: Path, model: Path, port: int = 0, *flags: str) -> None:
+        command = [sys.executable, *self.program, "serve"]
+        command += ["--data", str(data), "--model", str(model), "--port", str(port), *flags]
         self._log: list[str] = []
         environment = {**os.environ, "PARLEY_THREADS": "1"}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=data, env=environment)
@@ -323,8 +325,8 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """A function that starts a server on this test's data folder; what it started ends with the test."""
     servers: list[Server] = []
 
-    def start(model: Path, port: int = 0) -> Server:
-        servers.append(Server(tmp_path, model, port))
+    def start(model: Path, port: int = 0, *flags: str) -> Server:
+        servers.append(Server(tmp_path, model, port, *flags))
         return servers[-1]
 
     yield start

@@ -16,7 +16,9 @@ from fastapi import FastAPI
 
 from chat.api.events import event_routes
 from chat.api.guard import Guard
+from chat.api.identity import current_owner
 from chat.context import ContextBuilder
+from chat.data_folder import LOCAL_OWNER
 from chat.loaded_model import LoadedModel
 from chat.workspace import open_workspace
 from model.checkpoint.checkpoint import Checkpoint
@@ -137,6 +139,7 @@ class World:
         self.workspace = self._opened.enter_context(open_workspace(database, lambda: loaded))
         self.app = FastAPI()
         self.app.add_middleware(Guard)
+        self.app.dependency_overrides[current_owner] = lambda: LOCAL_OWNER
         self.app.include_router(event_routes(self.workspace, self.model))
         self.server = Server(self.app)
 

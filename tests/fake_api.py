@@ -17,6 +17,9 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
 from chat.api.highlight import highlight_routes
+from chat.api.identity import current_identity
+from chat.data_folder import LOCAL_OWNER
+from chat.identity import Identity
 
 Found = TypeVar("Found")
 STATIC = Path(__file__).parent.parent / "chat" / "ui" / "static"
@@ -355,6 +358,7 @@ class FakeServer:
         model = dict(READY)
         self.chats, self.temporary = Chats(model), Chats(model)
         self.app = FastAPI()
+        self.app.dependency_overrides[current_identity] = lambda: Identity(LOCAL_OWNER, None, is_admin=True)
         self.app.include_router(Handlers(self.temporary).routes(), prefix="/api/temporary")
         self.app.include_router(Handlers(self.chats).routes(), prefix="/api")
         self.app.include_router(highlight_routes(), prefix="/api")

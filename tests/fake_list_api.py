@@ -42,6 +42,7 @@ class FakeListApi:
         self.conversations: dict[str, Json] = {}
         self.requests: list[str] = []
         self.hits: list[Json] = []
+        self.sites: list[Json] = []
         self.fail_next: tuple[int, str] | None = None  # the status and message that the next change is refused with
         self.fail_lists = False
         self._changed = threading.Condition()
@@ -51,7 +52,8 @@ class FakeListApi:
         """Add a conversation that was last used some time ago; return its id."""
         number = len(self.conversations)
         at = (self.now - age).isoformat()
-        shape = {"id": f"{number:032x}", "title": title, "title_source": "user", "channel": "ui", "preset": None}
+        shape: Json = {"id": f"{number:032x}", "title": title, "title_source": "user", "channel": "ui", "preset": None}
+        shape |= {"site_id": None, "visitor_name": None}
         shape |= {"system_prompt": None, "recap": False, "params": None, "model": None, "active_leaf_id": None}
         shape |= {"pinned": False, "archived": False, "created_at": at, "updated_at": at, "trashed_at": None}
         self.conversations[str(shape["id"])] = shape | fields
@@ -91,9 +93,12 @@ class FakeListApi:
             self._version += 1
             self._changed.notify_all()
 
-    def page(self, show: str, limit: int, after: str | None) -> Json:
+    def page(self, query: dict[str, str]) -> Json:
         """A page of a view, as GET /conversations has it."""
-        rows = sorted(filter(VIEWS[show], self.conversations.values()), key=_place, reverse=True)
+        limit, after = int(query["limit"]), query.get("after")
+        fields = {name: query[name] for name in ("channel", "site_id") if name in query}
+        chosen = [row for row in self.conversations.values() if fields.items() <= row.items()]
+        rows = sorted(filter(VIEWS[query["show"]], chosen), key=_place, reverse=True)
         if after is not None:
             last = tuple(json.loads(after))
             rows = [row for row in rows if _place(row) < last]
@@ -152,10 +157,12 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/search":
             first = int(query["offset"])
             self._answer(200, {"hits": self.api.hits[first : first + int(query["limit"])]})
+        elif path == "/api/sites":
+            self._answer(200, {"sites": self.api.sites})
         elif path == "/api/conversations" and self.api.fail_lists:
             self._refuse(503, "The database cannot be used.")
         elif path == "/api/conversations":
-            self._answer(200, self.api.page(query["show"], int(query["limit"]), query.get("after")))
+            self._answer(200, self.api.page(query))
         elif (conversation := self.api.conversations.get(path.split("/")[-2])) is not None:
             self._answer(200, {"conversation": conversation, "messages": []})
         else:

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 from conftest import SECONDS, Server
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 BOX = ".parley-composer-text"
 STOP = ".parley-stop"
@@ -106,6 +106,19 @@ def open_panel(page: Page, tab: str) -> None:
     if not page.locator("#panel.open").count():
         page.click(".parley-meter")
     page.get_by_role("tab", name=tab, exact=True).click()
+
+
+def open_part(page: Page, tab: str, part: str) -> Locator:
+    """Unfold a part of a tab of the panel, and return it."""
+    open_panel(page, tab)
+    page.locator(f"#{part} > button").click()
+    return page.locator(f"#{part}")
+
+
+def log_in(tabs: Tabs, server: Server, name: str, password: str) -> None:
+    """Begin a session in a window."""
+    answer = tabs.context.request.post(f"{server.url}/login", form={"name": name, "password": password})
+    assert answer.ok, answer.text()
 
 
 def stored(server: Server, page: Page) -> list[dict[str, Any]]:

@@ -5,16 +5,19 @@ A real server with the default model answers; the pictures are as it answers.
 
 import sys
 import tempfile
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 
+import httpx
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import CHROMIUM, ROOT, SECONDS, Server
-from page_driver import BOX, open_panel, send, tool, wait_for_end
+from page_driver import BOX, open_panel, row, send, tool, wait_for_end
+from widget_host import Website, Window
 
 from chat.settings import load_settings
 from model.checkpoint.catalog import DEFAULT_MODEL, resolve
@@ -22,6 +25,10 @@ from model.checkpoint.catalog import DEFAULT_MODEL, resolve
 FOLDER = ROOT / ".readme"
 EARLIER = ["Give me three names for a tea house.", "What is the capital of France?"]
 QUESTION = "Write a Python function that reverses the words of a sentence, and explain it."
+ON_SITE = ["What is the capital of France?", "Tell me about the Seine in two sentences."]
+SITE = """<style>body { font: 18px/1.6 Georgia, serif; max-width: 44rem; margin: 3rem auto; padding: 0 2rem; }</style>
+<h1>The little atlas</h1><p>Cities, rivers and mountains, told in short.</p>"""
+PHONE = (360, 740)
 FRAME_MS = 120
 
 
@@ -34,6 +41,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:
             _take(browser, server.url)
+            _take_widget(browser, server.url)
         finally:
             browser.close()
             server.end()
@@ -61,6 +69,49 @@ def _take(browser: Browser, url: str) -> None:
     phone.wait_for_selector(".parley-assistant")
     phone.wait_for_timeout(1000)
     phone.screenshot(path=FOLDER / "phone.png")
+    _take_site(page, url)
+
+
+def _take_widget(browser: Browser, url: str) -> None:
+    """Pages of another origin, with the chat opened on them: on a desk, and in the dark on a phone."""
+    httpx.put(f"{url}/api/presets/greedy", json={"system_prompt": None, "params": {"temperature": 0}})
+    with closing(Website()) as website:
+        look = {"title": "Ask the atlas", "greeting": "Hello! Which place would you like to know about?"}
+        new = {"name": "Atlas", "origins": [website.origin], "preset": "greedy", "appearance": look}
+        key = httpx.post(f"{url}/api/sites", json=new).json()["key"]
+        tag = f'<script src="{url}/widget.js" data-site="{key}" defer'
+        _take_chat(Window(browser, device_scale_factor=2), website.show(f"{SITE}{tag}></script>"), "widget")
+        dark = f'{SITE}{tag} data-theme="dark" data-accent="#f59e0b"></script>'
+        phone = Window(browser, PHONE, device_scale_factor=2, is_mobile=True, has_touch=True)
+        _take_chat(phone, website.show(dark), "widget_phone")
+
+
+def _take_chat(window: Window, url: str, name: str) -> None:
+    visit = window.open(url).open()
+    for i, text in enumerate(ON_SITE):
+        visit.send(text)
+        expect(visit.tool("Good reply")).to_have_count(i + 1)
+    visit.page.screenshot(path=FOLDER / f"{name}.png")
+    window.close()
+
+
+def _take_site(page: Page, url: str) -> None:
+    """Take the panel with a site, whose chat has been asked something in the preview."""
+    appearance = {"title": "Travel help", "greeting": "Hello! Where would you like to go?", "accent": "#0f766e"}
+    site = {"name": "The travel agency", "origins": ["https://travel.example"], "appearance": appearance}
+    page.request.post(f"{url}/api/sites", data=site)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(url)
+    page.wait_for_selector(BOX)
+    open_panel(page, "Sites")
+    page.get_by_role("button", name="The travel agency").click()
+    frame = page.wait_for_event("framenavigated", predicate=lambda frame: "/widget/pub_" in frame.url)
+    frame.get_by_role("textbox").fill("What is the capital of France?")
+    frame.get_by_role("textbox").press("Enter")
+    row(page, "Capital of France").click()
+    wait_for_end(page)
+    page.wait_for_timeout(500)
+    page.screenshot(path=FOLDER / "sites.png")
 
 
 def _film(page: Page, text: str) -> "Film":

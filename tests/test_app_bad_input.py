@@ -18,6 +18,10 @@ from storage.database import Database
 
 APP = [sys.executable, str(ROOT / "app.py")]
 NO_NUMBER = "Input should be a valid integer, unable to parse string as an integer"
+UNSAFE = (
+    "{}: others can reach {!r}, and there are no accounts, so that anybody could read everything: "
+    "add one first, with `parley user add NAME`."
+)
 COMMANDS = [["complete", "hi"], ["chat"], ["serve", "--port", "0"]]
 
 # Root may write everywhere, by the capabilities CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, which a program run by root
@@ -235,8 +239,12 @@ def test_port_in_use_is_refused(refusal: Refusal) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", ""])
 def test_host_that_others_reach_is_refused(refusal: Refusal, host: str) -> None:
-    expected = f"host: expected one of 127.0.0.1, localhost, ::1, got '{host}': there are no accounts yet"
-    assert refusal("serve", "--host", host).startswith(expected)
+    assert refusal("serve", "--host", host) == UNSAFE.format("host", host)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("hosts", "chat.example.org"), ("proxies", "10.0.0.0/8")])
+def test_a_proxy_without_accounts_is_refused(refusal: Refusal, setting: str, value: str) -> None:
+    assert refusal("serve", **{f"PARLEY_{setting.upper()}": value}) == UNSAFE.format(setting, value)
 
 
 # Flags and variables
@@ -285,7 +293,7 @@ def test_wrong_command_is_refused(refusal: Refusal, command: str, reason: str) -
         ("PARLEY_PORT", "many", f"--port or PARLEY_PORT: {NO_NUMBER}, got 'many'"),
         ("PARLEY_PORT", "", f"--port or PARLEY_PORT: {NO_NUMBER}, got ''"),
         ("PARLEY_THREADS", "0", "--threads or PARLEY_THREADS: Input should be greater than or equal to 1, got '0'"),
-        ("PARLEY_HOST", "0.0.0.0", "host: expected one of 127.0.0.1, localhost, ::1, got '0.0.0.0': there are no"),
+        ("PARLEY_HOST", "0.0.0.0", UNSAFE.format("host", "0.0.0.0")),
         ("PARLEY_MODEL", "none.gguf", "'none.gguf': expected a path, or one of the names"),
         ("PARLEY_DATA", "x" * 300, f"The data folder {'x' * 300} cannot be used (File name too long)"),
     ],

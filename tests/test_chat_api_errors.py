@@ -53,7 +53,6 @@ ERRORS: list[tuple[Exception, int, str, str | None, str]] = [
     (Unreadable("line 1", "no"), 400, "invalid_request_error", None, "unreadable"),
     (InvalidPreset("No."), 400, "invalid_request_error", None, "invalid_preset"),
     (InvalidField("after", "No."), 400, "invalid_request_error", "after", "invalid_field"),
-    (EngineStopped("Closed."), 503, "unavailable_error", None, "engine_stopped"),
     (DatabaseUnusable(PATH, "the disk is full"), 503, "unavailable_error", None, "database_unusable"),
 ]
 
@@ -120,6 +119,7 @@ def test_an_expected_error_has_its_status_its_field_and_its_code(
     [
         (EngineBusy("The queue is full.", 7), "overloaded_error", "engine_busy", "7"),
         (ModelNotReady(), "unavailable_error", "model_not_ready", "1"),
+        (EngineStopped("Closed."), "unavailable_error", "engine_stopped", "1"),  # a supervisor starts anew
     ],
 )
 def test_what_passes_says_when_to_try_again(

@@ -19,7 +19,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from chat import turn as turn_module
+from chat.api import event_stream
 from chat.api import events as events_module
+from chat.api.replies import UNSTORED
 from chat.data_folder import LOCAL_OWNER as ME
 from chat.turn import Turn
 from chat.workspace import Workspace
@@ -196,7 +198,7 @@ def test_another_owners_changes_are_not_told(watch, workspace: Workspace) -> Non
 def test_many_changes_of_the_list_are_told_together(
     watch, monkeypatch: pytest.MonkeyPatch, workspace: Workspace, model: FakeModel
 ) -> None:
-    monkeypatch.setattr(events_module, "LIST_SECONDS", 2.0)  # in which a busy machine publishes them all
+    monkeypatch.setattr(event_stream, "LIST_SECONDS", 2.0)  # in which a busy machine publishes them all
     tab = watch()
     tab.next("list")
     for _ in range(100):
@@ -218,7 +220,7 @@ def test_the_models_last_status_is_told_however_fast_it_changes(watch, model: Fa
 
 
 def test_silence_is_broken_by_pings(watch, monkeypatch: pytest.MonkeyPatch, chat: str) -> None:
-    monkeypatch.setattr(events_module, "PING_SECONDS", 0.05)
+    monkeypatch.setattr(event_stream, "PING_SECONDS", 0.05)
     tab = watch(chat)
     tab.next("conversation")
     assert [next(tab.events).name for _ in range(2)] == ["ping", "ping"]
@@ -248,8 +250,8 @@ def test_the_end_comes_with_what_the_owner_thinks_of_it(watch, workspace: Worksp
 
 
 def test_the_first_words_wait_for_no_clock(watch, monkeypatch: pytest.MonkeyPatch, chat: str, send, engine) -> None:
-    monkeypatch.setattr(events_module, "PROGRESS_SECONDS", 3600.0)
-    monkeypatch.setattr(events_module, "PING_SECONDS", 3600.0)
+    monkeypatch.setattr(event_stream, "PROGRESS_SECONDS", 3600.0)
+    monkeypatch.setattr(event_stream, "PING_SECONDS", 3600.0)
     tab = watch(chat)
     send()
     tab.next("progress")
@@ -331,7 +333,7 @@ def test_an_end_that_cannot_be_stored_is_told_as_an_error(
     assert_no_reply_is_told(tab, workspace, chat)
     late = watch(chat, message_id=reply_id, offset=2).until("end")
     assert [event.data["text"] for event in late if event.name == "text"] == ["lf"]
-    assert late[-1].data["error"] == events_module.UNSTORED
+    assert late[-1].data["error"] == UNSTORED
 
 
 def test_a_half_of_a_surrogate_pair_does_not_end_the_stream(
@@ -528,6 +530,7 @@ def test_a_turn_that_begins_while_the_stream_looks_is_followed(
 
 def test_the_next_reply_is_followed_from_its_start(watch, chat: str, send, engine) -> None:
     tab = watch(chat)
+    tab.next("conversation")  # a reply that had ended by now would be no news
     for text in ("one", "two"):
         _, reply_id = send(text)
         engine.say(text)
@@ -753,7 +756,7 @@ def test_a_stream_that_is_cut_anywhere_loses_and_repeats_nothing(
     """The connection breaks after any number of bytes, and is made anew with the id of the last whole event."""
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
         patch.setattr(turn_module, "PUBLISH_SECONDS", 0.0)
-        patch.setitem(events_module.PAUSES, "text", 0.0)
+        patch.setitem(event_stream.PAUSES, "text", 0.0)
         chat = workspace.manager.start(ME, channel="ui").id
         for pieces, ending in turns:
             turn = workspace.manager.send(ME, chat, "hello", PARAMS)

@@ -29,7 +29,7 @@ from storage.errors import ConversationNotFound
 from storage.feedback import FeedbackStore
 
 EVERYTHING = Selection()
-NO_FLAGS = dict.fromkeys(("channel", "since", "until", "rating"))
+NO_FLAGS = dict.fromkeys(("channel", "site_id", "since", "until", "rating"))
 
 
 @contextmanager

@@ -26,10 +26,10 @@ def archive(database: Database) -> ArchiveStore:
 
 def test_nothing_is_chosen_by_accident() -> None:
     with pytest.raises(InvalidExport) as refused:
-        choose([], False, channel=None, since=None, until=None, rating=None)
+        choose([], False, channel=None, site_id=None, since=None, until=None, rating=None)
     assert refused.value.field == "ids"
-    assert choose([], True, channel=None, since=None, until=None, rating=None) == EVERYTHING
-    assert choose([], False, channel="ui", since=None, until=None, rating=None) == Selection(channel="ui")
+    assert choose([], True, channel=None, site_id=None, since=None, until=None, rating=None) == EVERYTHING
+    assert choose([], False, channel="ui", site_id=None, since=None, until=None, rating=None) == Selection(channel="ui")
 
 
 def test_what_is_not_there_is_not_selected(archive: ArchiveStore, store: ConversationStore) -> None:

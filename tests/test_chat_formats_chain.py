@@ -78,7 +78,8 @@ def test_the_hash_that_closes_a_chain_stands_for_all_of_it() -> None:
 
 CONVERSATION: ArchivedConversation = {
     **{"id": "c", "channel": "ui", "pinned": False, "archived": False, "recap": False, "messages": []},
-    **dict.fromkeys(("site_id", "title", "title_source", "preset", "system_prompt", "params", "model")),
+    **dict.fromkeys(("site_id", "visitor_id", "visitor_name", "title", "title_source", "preset", "system_prompt")),
+    **dict.fromkeys(("params", "model")),
     "active_leaf_id": None,
     "created_at": "2026-01-01T00:00:00.000000Z",
     "updated_at": "2026-01-01T00:00:00.000000Z",

@@ -55,7 +55,9 @@ def message(message_id: str, parent_id: str | None, role: str, content: str, **c
 
 
 def conversation(*messages: dict[str, Any], leaf: str, **changes: object) -> ArchivedConversation:
-    absent = dict.fromkeys(("site_id", "title", "title_source", "preset", "system_prompt", "params", "model"))
+    absent = dict.fromkeys(
+        ("site_id", "visitor_id", "visitor_name", "title", "title_source", "preset", "system_prompt", "params", "model")
+    )
     given = {"id": "c", "channel": "ui", "active_leaf_id": leaf, "pinned": False, "archived": False, "recap": False}
     tree = [{"seq": seq, "created_at": MOMENT} | message for seq, message in enumerate(messages, start=1)]
     times = {"created_at": MOMENT, "updated_at": MOMENT}

@@ -217,7 +217,7 @@ def changed(path: str, value: object) -> Callable[[dict[str, Any]], None]:
 
 
 BAD = {
-    "another version": (changed("version", 3), "version: expected 1 to 2, got 3"),
+    "another version": (changed("version", 4), "version: expected 1 to 3, got 4"),
     "another format": (changed("format", "other"), 'expected an object with "format": "parley"'),
     "an unknown role": (changed("conversation.messages.0.role", "tool"), "messages.0.role: input should be 'system'"),
     "an impossible day": (
@@ -276,7 +276,7 @@ def test_rubbish_is_refused(text: str) -> None:
 
 
 @given(value=st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists))
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_no_value_of_json_makes_it_stumble(version: int, value: object) -> None:
     line = {"format": "parley", "version": version, "conversation": value}
     with pytest.raises(Unreadable):

@@ -158,7 +158,16 @@ def make_conversation(text: str, *, title: str | None, title_source: TitleSource
         },
     }
     conversation = {
-        **{"id": "c", "channel": "ui", "site_id": None, "title": title, "title_source": title_source, "preset": None},
+        **{
+            "id": "c",
+            "channel": "ui",
+            "site_id": None,
+            "visitor_id": None,
+            "visitor_name": mail,
+            "title": title,
+            "title_source": title_source,
+            "preset": None,
+        },
         **{"system_prompt": mail, "recap": False, "params": {mail: 1}, "model": "m", "active_leaf_id": "m"},
         **{"pinned": False, "archived": False, "messages": [message]},
         **dict.fromkeys(("created_at", "updated_at"), "2026-01-01T00:00:00.000000Z"),

@@ -10,11 +10,11 @@ import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import Server
-from page_driver import BOX, Tabs, open_list, open_panel, row, send, tool, wait_for_end
-from playwright.sync_api import Browser, Page, expect
+from page_driver import BOX, Tabs, open_list, open_panel, open_part, row, send, tool, wait_for_end
+from playwright.sync_api import Browser, Locator, Page, expect
 
 STATIC = Path(__file__).parent.parent / "chat/ui/static"
-PANEL_TABS = ["Chat", "Context", "Data", "Settings"]
+PANEL_TABS = ["Chat", "Context", "Data", "Sites", "Settings"]
 SMALLEST = 24  # pixels that a finger needs
 
 REPLY = """A list:
@@ -43,6 +43,7 @@ def server(default_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         assert api.post("/import", params={"name": "chats.json"}, content=json.dumps(shapes)).status_code == 200
         assert api.patch("/conversations/legs", json={"title": "Legs"}).status_code == 200
         assert api.patch("/conversations/rubbish", json={"title": "Rubbish", "trashed": True}).status_code == 200
+        assert api.post("/sites", json={"name": "Shop", "origins": ["https://shop.example"]}).status_code == 201
     yield server
     assert server.end() == 0
 
@@ -92,6 +93,13 @@ def states(page: Page) -> Iterator[str]:
     for tab in PANEL_TABS:
         open_panel(page, tab)
         yield f"panel {tab}"
+    for part in ("account", "keys"):
+        unfold(open_part(page, "Settings", part))
+    yield "account and keys"
+    open_panel(page, "Sites")
+    page.get_by_role("button", name="Shop").click()
+    unfold(page.locator("parley-sites"))
+    yield "site"
     page.keyboard.press("Escape")  # closes the panel where it covers the chat
     page.locator(".parley-meter").focus()
     page.keyboard.press("?")
@@ -108,6 +116,12 @@ def states(page: Page) -> Iterator[str]:
     page.get_by_role("button", name="Trash", exact=True).click()
     expect(row(page, "Rubbish")).to_be_visible()
     yield "trash"
+
+
+def unfold(part: Locator) -> None:
+    """Show all that is folded away in a part of the panel."""
+    expect(part.locator("summary").first).to_be_visible()
+    part.locator("details").evaluate_all("parts => parts.forEach((part) => (part.open = true))")
 
 
 def faults(page: Page, *rules: str) -> list[str]:
@@ -305,7 +319,7 @@ def test_both_languages_have_the_same_texts_with_the_same_names_in_them() -> Non
 
 
 def test_every_text_that_the_scripts_ask_for_is_there_and_the_other_way_round() -> None:
-    scripts = "".join(path.read_text() for path in STATIC.glob("*.js") if not path.name.startswith("texts_"))
+    scripts = "".join(path.read_text() for path in STATIC.rglob("*.js") if not path.name.startswith("texts_"))
     known = texts("en").keys()
     assert set(re.findall(r"\bt\('([\w.]+)'", scripts)) <= known
     asked = set(re.findall(r"'([a-z]+\.[\w.]+)'", scripts))

@@ -126,9 +126,9 @@ def test_a_first_message_begins_a_conversation_and_its_reply_is_seen_to_grow(tab
     expect_texts(page, "Hello <b>there</b>\n  you", "Hel")
     server.chats.say("lo **you**.")
     expect(messages(page).last.locator("strong")).to_have_text("you")
-    expect(page.get_by_role("log")).to_have_attribute("aria-busy", "true")
+    expect(page.get_by_role("log", name="Messages")).to_have_attribute("aria-busy", "true")
     server.chats.end()
-    expect(page.get_by_role("log")).to_have_attribute("aria-busy", "false")
+    expect(page.get_by_role("log", name="Messages")).to_have_attribute("aria-busy", "false")
     expect(page).to_have_url(re.compile(r"\?c=c1$"))
     expect(page).to_have_title("Hello <b>there</b>\n  you · Parley".replace("\n  ", " "))
     expect(page.locator(BOX)).to_have_value("")
@@ -137,6 +137,7 @@ def test_a_first_message_begins_a_conversation_and_its_reply_is_seen_to_grow(tab
 
 def test_a_growing_reply_keeps_the_nodes_of_its_finished_blocks(tabs: Tabs, server: FakeServer) -> None:
     page = tabs.open(f"?c={server.chats.begin('Hi', 'Hello')}")
+    expect(messages(page)).to_have_count(2)
     send(page, "More")
     server.chats.say("First paragraph.\n\nSecond ")
     first = messages(page).last.locator("p").first

@@ -10,11 +10,23 @@ from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from chat.identity import Identity
 from chat.ui.head import Head
 from chat.ui.quick_import import import_gradio
 
 PAGE = "<!doctype html><html><head><title>é</title></head><body></body></html>"
+
+
+def client_of(app: ASGIApp, head: str, *, is_admin: bool = False) -> TestClient:
+    """Return a client of an application whose page has a head, for an administrator or for others."""
+    with_head = Head(app, head, "<meta>")
+
+    async def identified(scope: Scope, receive: Receive, send: Send) -> None:
+        await with_head({**scope, "identity": Identity("someone", "ada", is_admin)}, receive, send)
+
+    return TestClient(identified)
 
 
 @pytest.fixture
@@ -23,7 +35,7 @@ def client() -> TestClient:
         Route("/", lambda request: HTMLResponse(PAGE)),
         Route("/other", lambda request: HTMLResponse(PAGE)),
     ]
-    return TestClient(Head(Starlette(routes=routes), "<script></script>"))
+    return client_of(Starlette(routes=routes), "<script></script>")
 
 
 def test_the_page_begins_with_the_head(client: TestClient) -> None:
@@ -38,12 +50,17 @@ def test_everything_else_stays_as_it_is(client: TestClient) -> None:
 
 def test_a_page_that_comes_in_pieces_is_changed_too() -> None:
     pieces = Route("/", lambda request: StreamingResponse(iter([PAGE[:18], PAGE[18:]]), media_type="text/html"))
-    assert "<head>?" in TestClient(Head(Starlette(routes=[pieces]), "?")).get("/").text
+    assert "<head>?" in client_of(Starlette(routes=[pieces]), "?").get("/").text
+
+
+def test_administrators_are_told_more() -> None:
+    page = Starlette(routes=[Route("/", lambda request: HTMLResponse(PAGE))])
+    assert client_of(page, "?", is_admin=True).get("/").text == PAGE.replace("<head>", "<head>?<meta>")
 
 
 def test_the_page_is_not_asked_for_compressed() -> None:
     asked = Route("/", lambda request: HTMLResponse(f"<head>{request.headers.get('accept-encoding')}"))
-    assert TestClient(Head(Starlette(routes=[asked]), "")).get("/").text == "<head>None"
+    assert client_of(Starlette(routes=[asked]), "").get("/").text == "<head>None"
 
 
 def test_gradio_is_imported_and_python_left_as_it_was() -> None:

@@ -347,7 +347,7 @@ def paragraph(*children: str | Tree) -> Tree:
 
 
 def link(href: str, *children: str | Tree) -> Tree:
-    return ["a", {"href": href, "target": "_blank", "rel": "noopener noreferrer nofollow"}, list(children)]
+    return ["a", {"href": href, "target": "_blank", "rel": "noopener noreferrer nofollow ugc"}, list(children)]
 
 
 def test_an_image_becomes_a_link_to_its_address(markdown: Markdown) -> None:

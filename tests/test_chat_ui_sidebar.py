@@ -633,6 +633,53 @@ def test_a_search_that_finds_nothing_says_so(page: Page) -> None:
 # Nothing to show.
 
 
+@pytest.fixture
+def visited(api: FakeListApi) -> None:
+    """Two sites with a conversation each, the second one's with a visitor who is known."""
+    api.sites = [{"id": "s1", "name": "Shop"}, {"id": "s2", "name": "Blog"}]
+    api.add("Tea", channel="widget", site_id="s1")
+    api.add("Comments", channel="widget", site_id="s2", visitor_name="Ada")
+
+
+@ON_PHONES_TOO
+def test_conversations_of_visitors_say_whose_they_are(visited: None, page: Page) -> None:
+    expect(link(page, "Tea").locator(".parley-row-visitor")).to_have_text("Shop")
+    expect(link(page, "Comments").locator(".parley-row-visitor")).to_have_text("Ada")
+    expect(page.locator(".parley-row-visitor")).to_have_count(2)
+
+
+def test_the_list_is_narrowed_to_a_site_in_every_view(visited: None, page: Page) -> None:
+    chosen = page.get_by_label("Where they were begun")
+    expect(chosen.get_by_role("option")).to_have_text(
+        ["All conversations", "Begun on this page", "Of visitors", "Shop", "Blog"]
+    )
+    for name, titles in (
+        ("Shop", ["Tea"]),
+        ("Of visitors", ["Comments", "Tea"]),
+        ("Begun on this page", ["Apple", "Banana", "Cherry"]),
+    ):
+        chosen.select_option(name)
+        expect(rows(page)).to_have_text(titles)
+    chosen.select_option("Blog")
+    view(page, "Trash")
+    expect(page.locator(".parley-list")).to_contain_text("There are none of these here.")
+
+
+def test_whoever_has_no_site_has_no_filter(page: Page) -> None:
+    expect(page.get_by_label("Where they were begun")).to_be_hidden()
+
+
+def test_a_site_that_is_gone_is_shown_no_longer(visited: None, page: Page, api: FakeListApi) -> None:
+    chosen = page.get_by_label("Where they were begun")
+    page.evaluate("import('/static/site_names.js').then(({ showSite }) => showSite('s2'))")
+    expect(rows(page)).to_have_text(["Comments"])
+    del api.sites[1]
+    page.evaluate("import('/static/site_names.js').then(({ tellOfSites }) => tellOfSites())")
+    expect(rows(page)).to_have_count(5)
+    expect(chosen).to_have_value("")
+    expect(link(page, "Comments").locator(".parley-row-visitor")).to_have_text("Ada")
+
+
 def test_a_list_without_conversations_says_what_would_be_there(page: Page, api: FakeListApi) -> None:
     api.conversations.clear()
     api.publish()

@@ -55,6 +55,7 @@ class ExportRequest(FilterFields):
     format: str = Field("parley", description=f"One of {', '.join(FORMATS)}.")
     ids: list[Text] = Field([], max_length=MAX_IDS, description="Only these conversations.")
     all: bool = Field(False, description="All of them, or all that pass what else is set.")
+    site_id: str | None = Field(None, description="Only those of the visitors of a site.")
     query: str | None = Field(None, description="Only those that a search for this finds.")
     redact: bool = Field(
         False, description="Without addresses, phone and card numbers, keys and tokens, as far as known."
@@ -156,7 +157,7 @@ def _export(workspace: Workspace, folder: Path, owner: str, request: ExportReque
     name = name_file(titles, ".zip" if request.zip else find_format(request.format).suffix)
     headers = {
         "Cache-Control": "no-store",
-        "Content-Disposition": _disposition(name),
+        "Content-Disposition": disposition(name),
         "Content-Length": str(n_bytes),
         "X-Parley-Conversations": str(n_conversations),
     }
@@ -168,6 +169,7 @@ def _select(workspace: Workspace, owner: str, request: ExportRequest) -> Selecti
         request.ids,
         request.all or request.query is not None,
         channel=request.channel,
+        site_id=request.site_id,
         since=request.since,
         until=request.until,
         rating=request.rating,
@@ -181,7 +183,7 @@ async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
             yield piece
 
 
-def _disposition(name: str) -> str:
+def disposition(name: str) -> str:
     """Return the header that names a download: in full, and for those who know only ASCII."""
     stem, _, suffix = name.rpartition(".")
     ascii_stem = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode().strip("-")

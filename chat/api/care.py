@@ -7,8 +7,8 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from chat.api.errors import documented
-from chat.api.identity import Owner
-from chat.api.schemas import Request, Response
+from chat.api.identity import Admin, Owner
+from chat.api.schemas import Id, Request, Response
 from chat.workspace import Workspace
 from storage.backup import back_up
 from storage.database import backups_of
@@ -19,7 +19,9 @@ from storage.tables import Channel, utc_now
 class BackupModel(Response):
     """A copy of the whole database."""
 
-    name: str = Field(description="Of the file, in the folder `backups` of the data folder.")
+    name: str = Field(
+        description="Of the file, in the folder `backups` of the data folder.", examples=["parley-20261129-170000.db"]
+    )
     bytes: int
     made_at: datetime
 
@@ -33,7 +35,7 @@ class Backups(Response):
 class Expiry(Request):
     """Which conversations have been kept for long enough; pinned ones stay."""
 
-    older_than_days: int = Field(ge=1, le=36_500, description="Days since their last change.")
+    older_than_days: int = Field(ge=1, le=36_500, description="Days since their last change.", examples=[365])
     channel: Channel | None = None
     archived: bool | None = Field(None, description="Only archived ones, or only others.")
     dry_run: bool = Field(False, description="Only tell what would be erased.")
@@ -42,7 +44,7 @@ class Expiry(Request):
 class ExpiringModel(Response):
     """A conversation that has been kept for long enough."""
 
-    id: str
+    id: Id
     title: str | None
     channel: Channel
     archived: bool
@@ -52,7 +54,7 @@ class ExpiringModel(Response):
 class CopyModel(Response):
     """A file that an erasure does not reach, and that may still have what was erased."""
 
-    name: str = Field(description="In the data folder.")
+    name: str = Field(description="In the data folder.", examples=["backups/parley-20261129-170000.db"])
     made_at: datetime
 
 
@@ -78,8 +80,8 @@ def care_routes(workspace: Workspace) -> APIRouter:
     routes = APIRouter(tags=["data care"])
     path = workspace.database.path
 
-    @routes.get("/backups", summary="List the backups", responses=documented())
-    def list_backups(owner: Owner) -> Backups:
+    @routes.get("/backups", summary="List the backups", responses=documented(403))
+    def list_backups(admin: Admin) -> Backups:
         """Those that are in the data folder, the newest first."""
         return Backups(backups=[_backup(backup) for backup in reversed(backups_of(path))])
 
@@ -87,9 +89,9 @@ def care_routes(workspace: Workspace) -> APIRouter:
         "/backups",
         status_code=201,
         summary="Copy the database as it is now",
-        responses=documented(409),
+        responses=documented(403, 409),
     )
-    def make_backup(owner: Owner) -> BackupModel:
+    def make_backup(admin: Admin) -> BackupModel:
         """The copy is checked before it has its name."""
         return _backup(back_up(path, lambda done, total: None))
 

@@ -21,7 +21,8 @@ from chat.api.schemas import (
 from chat.presets import find_preset, presets_of
 from chat.workspace import Workspace
 from storage.conversations import ConversationChanges, ConversationStore
-from storage.tables import Conversation
+from storage.lists import Page
+from storage.tables import Channel, Conversation
 
 Show = Literal["recent", "archived", "trashed"]
 
@@ -70,13 +71,16 @@ class _Handlers:
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         after: Annotated[str | None, Query(description="The `next` of the page before.")] = None,
         show: Show = "recent",
+        channel: Annotated[Channel | None, Query(description="Only those that were begun there.")] = None,
+        site_id: Annotated[str | None, Query(description="Only those of the visitors of a site.")] = None,
     ) -> ConversationPage:
         """List conversations, the pinned first, then the last used; in the trash, the last thrown away first.
 
         One that is used meanwhile goes to the top: who follows the pages finds each of the others once.
         """
         last = None if after is None else _place(after, show)
-        found = _LISTS[show](self.workspace.conversations, owner, limit=limit + 1, after=last)
+        page = Page(limit=limit + 1, after=last, channel=channel, site_id=site_id)
+        found = _LISTS[show](self.workspace.conversations, owner, **page)
         shown = found[:limit]
         return ConversationPage(
             conversations=_models(shown),

@@ -12,40 +12,61 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from chat.accounts import AccountNeeded, BadName, BadScopes, NoAccount, WrongPassword
 from chat.api.schemas import ErrorModel
 from chat.errors import (
     BlankMessage,
     ChatError,
     MessageTooLong,
+    ModelNotFound,
     ModelNotReady,
     NotPossible,
+    ReplyFailed,
+    ShuttingDown,
     UnknownFormat,
     UnknownPreset,
 )
 from chat.limits import LimitExceeded
+from chat.passwords import BadPassword
+from chat.sites import EmbedRefused
 from chat.text import clean
+from chat.visitors import NoVisitor, WrongHash
 from model.errors import EngineBusy, EngineStopped, ModelError, PromptTooLong
 from model.sampling_params import SamplingParams
+from storage.accounts import KeyNotFound, LastAdmin, NameTaken, UserNotFound
 from storage.backup import BackupExists
 from storage.erasure import ErasureUnfinished
 from storage.errors import ConversationBusy, ConversationMoved, ConversationNotFound, MessageNotFound, StorageError
 from storage.presets import PresetNotFound
+from storage.sites import SiteNotFound, TooManySites
 
 Kind: TypeAlias = tuple[int, str]  # the status, and the type
 
 INVALID: Kind = (400, "invalid_request_error")
+UNAUTHORIZED: Kind = (401, "authentication_error")
+FORBIDDEN: Kind = (403, "permission_error")
 NOT_FOUND: Kind = (404, "not_found_error")
 CONFLICT: Kind = (409, "conflict_error")
 LIMITED: Kind = (429, "rate_limit_error")
 OVERLOADED: Kind = (503, "overloaded_error")
 UNAVAILABLE: Kind = (503, "unavailable_error")
+FAULT: Kind = (500, "server_error")
 
 # An error is of the kind of the nearest class above it, and so is its field.
 _KINDS: Mapping[type[Exception], Kind] = {
     ChatError: INVALID,
     LimitExceeded: LIMITED,
+    NoVisitor: UNAUTHORIZED,
+    EmbedRefused: FORBIDDEN,
+    WrongPassword: FORBIDDEN,
+    NoAccount: CONFLICT,
+    AccountNeeded: CONFLICT,
+    WrongHash: FORBIDDEN,
     NotPossible: CONFLICT,
     ModelNotReady: UNAVAILABLE,
+    ModelNotFound: (404, "invalid_request_error"),  # as OpenAI has it
+    ReplyFailed: FAULT,
+    ShuttingDown: UNAVAILABLE,
     ModelError: INVALID,
     EngineBusy: OVERLOADED,
     EngineStopped: UNAVAILABLE,
@@ -53,6 +74,12 @@ _KINDS: Mapping[type[Exception], Kind] = {
     ConversationNotFound: NOT_FOUND,
     MessageNotFound: NOT_FOUND,
     PresetNotFound: NOT_FOUND,
+    SiteNotFound: NOT_FOUND,
+    UserNotFound: NOT_FOUND,
+    KeyNotFound: NOT_FOUND,
+    NameTaken: CONFLICT,
+    LastAdmin: CONFLICT,
+    TooManySites: CONFLICT,
     ConversationBusy: CONFLICT,
     ConversationMoved: CONFLICT,
     ErasureUnfinished: CONFLICT,
@@ -62,17 +89,29 @@ _PARAMS: Mapping[type[Exception], str] = {
     BlankMessage: "content",
     MessageTooLong: "content",
     PromptTooLong: "content",
+    ModelNotFound: "model",
     UnknownPreset: "preset",
+    WrongHash: "user.hash",
     UnknownFormat: "format",
+    BadName: "name",
+    BadPassword: "password",
+    BadScopes: "scopes",
+    NameTaken: "name",
+    WrongPassword: "old",
 }
 _DESCRIPTIONS = {
+    401: "Nobody is known by what the request bears.",
+    403: "Not for who asks: it needs a login, an administrator, or the right password.",
     404: "There is no such thing, or it is somebody else's.",
     409: "It cannot be done now, or not with this; the code says why.",
+    429: "It is too much in a time: try again after Retry-After seconds.",
 }
+_TYPES = dict((NOT_FOUND, LIMITED, UNAVAILABLE, FAULT, (401, "authentication_error")))  # of refusals, by status
 _RULES = {"model_attributes_type": "input should be an object"}  # where pydantic tells of Python's
 
 PARAMS = tuple(field.name for field in fields(SamplingParams))
 
+FAULT_TEXT = "Parley has a fault; its log says more."
 MAX_TEXT = 500  # characters of an error: what it quotes may be long
 
 _SHORT = Repr()
@@ -82,9 +121,10 @@ _SHORT.maxstring = _SHORT.maxother = 60  # characters
 class InvalidField(Exception):
     """A field of a request breaks a rule that its schema does not know; the text is one line, fit for a user."""
 
-    def __init__(self, param: str, text: str) -> None:
+    def __init__(self, param: str, text: str, code: str = "invalid_field") -> None:
         super().__init__(text)
         self.param = param
+        self.code = code
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -109,20 +149,30 @@ def register_errors(app: FastAPI) -> None:
 
 
 async def _expected(request: Request, error: Exception) -> JSONResponse:
-    kind = next(_KINDS[above] for above in type(error).__mro__ if above in _KINDS)
-    param = next((_PARAMS[above] for above in type(error).__mro__ if above in _PARAMS), None)
     headers = {}
     if isinstance(error, EngineBusy | LimitExceeded):
         headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, ModelNotReady):
+    if isinstance(error, ModelNotReady | EngineStopped):
         headers["Retry-After"] = "1"
+    if isinstance(error, NoVisitor):
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse({"error": detail_of(error)}, _kind_of(error)[0], headers)
+
+
+def detail_of(error: Exception) -> dict[str, str | None]:
+    """Return what the answer to an expected error says; in mid-stream there is no status to go with it."""
+    param = next((_PARAMS[above] for above in type(error).__mro__ if above in _PARAMS), None)
     code = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
-    return _answer(kind, str(error), code, param=param, headers=headers)
+    return _detail(_kind_of(error), str(error), code, param)
+
+
+def _kind_of(error: Exception) -> Kind:
+    return next(_KINDS[above] for above in type(error).__mro__ if above in _KINDS)
 
 
 async def _invalid_field(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, InvalidField), "it is registered for these"
-    return _answer(INVALID, str(error), "invalid_field", param=error.param)
+    return _answer(INVALID, str(error), error.code, param=error.param)
 
 
 async def _invalid_param(request: Request, error: Exception) -> JSONResponse:
@@ -160,7 +210,15 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 async def _fault(request: Request, error: Exception) -> JSONResponse:
     """Answer to what nobody expects. Starlette raises it again, so that the server logs it with its traceback."""
-    return _answer((500, "server_error"), "Parley has a fault; its log says more.", "internal_server_error")
+    return _answer(FAULT, FAULT_TEXT, "internal_server_error")
+
+
+def refusal(
+    status: int, text: str, code: str | None = None, *, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """Return an answer of this form for middleware, which no handler of errors stands behind."""
+    type_ = _TYPES.get(status, INVALID[1])
+    return _answer((status, type_), text, code or HTTPStatus(status).name.lower(), headers=headers)
 
 
 def shortened(value: object) -> str:
@@ -171,10 +229,12 @@ def shortened(value: object) -> str:
 def _answer(
     kind: Kind, text: str, code: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    status, type_ = kind
+    return JSONResponse({"error": _detail(kind, text, code, param)}, kind[0], headers)
+
+
+def _detail(kind: Kind, text: str, code: str, param: str | None) -> dict[str, str | None]:
     # What is quoted may be anything, half a surrogate pair too
-    detail = {"message": _cut(text), "type": type_, "param": param and _cut(param), "code": code}
-    return JSONResponse({"error": detail}, status, headers)
+    return {"message": _cut(text), "type": kind[1], "param": param and _cut(param), "code": code}
 
 
 def _cut(text: str) -> str:

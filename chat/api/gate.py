@@ -1,19 +1,166 @@
 """Who may come in: the middleware that finds out who asks, before any route does."""
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+import time
+from urllib.parse import quote
 
-from chat.data_folder import LOCAL_OWNER
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chat.accounts import KEY_PREFIX, Accounts
+from chat.api.cookies import session_of, set_session
+from chat.api.errors import refusal
 from chat.identity import Identity
+from chat.sessions import Session, Sessions
+from storage.errors import StorageError
+from storage.tables import Scope as KeyScope
+
+READING = ("GET", "HEAD")
+PUBLIC = ("/health", "/login", "/widget.js")
+PUBLIC_FOLDERS = ("/assets/", "/page/", "/widget/")
+"""Files that are the same for all, and the widget, whose visitors have tokens of their own."""
+
+PROXY_HEADERS = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+PASSED_ON = (
+    "This came through a proxy, and there are no accounts, so that anybody could read everything: "
+    "add one first, with `parley user add NAME`."
+)
+
+LOOK_AGAIN_AFTER = 30  # seconds of an answer that goes on: who asked may have been locked out meanwhile
+PRIVATE = ("text/html", "application/json")
+"""What a browser must not keep of an account's, or its back button would show it after a logout."""
 
 
 class Gate:
-    """Pure ASGI middleware: puts the identity of who asks into the scope, and turns strangers away."""
+    """Pure ASGI middleware: puts the identity of who asks into the scope, and turns strangers away.
 
-    def __init__(self, app: ASGIApp) -> None:
+    What is not exactly public is private. A stranger's browser is sent to the login, a program gets an error.
+    """
+
+    def __init__(self, app: ASGIApp, accounts: Accounts, sessions: Sessions) -> None:
         self._app = app
+        self._accounts = accounts
+        self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
-        if scope["type"] == "http":
-            scope["identity"] = Identity(LOCAL_OWNER, None, is_admin=True)
-        await self._app(scope, receive, send)
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] != "http" or _is_public(scope["method"], scope["path"]):
+            await self._app(scope, receive, send)
+        else:
+            await self._let_in(scope, receive, send)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        bearer = _bearer(Headers(scope=scope))
+        token = session_of(scope) if bearer is None else None
+        session = self._sessions.read(token) if token else None
+        try:
+            identity = await run_in_threadpool(self._find, bearer, session)
+        except StorageError as error:
+            await refusal(503, str(error), "database_unusable")(scope, receive, send)
+            return
+        if identity is None:
+            await _turn_away(scope, bearer)(scope, receive, send)
+        elif identity.name is None and _is_passed_on(scope):
+            await refusal(403, PASSED_ON, "account_needed")(scope, receive, send)
+        elif missing := _missing_scope(identity, scope["method"], scope["path"]):
+            await missing(scope, receive, send)
+        else:
+            scope["identity"] = identity
+            await self._app(scope, receive, self._watched(scope, send, identity, bearer, session))
+
+    def _find(self, bearer: str | None, session: Session | None) -> Identity | None:
+        """Return who asks: one query, in a thread."""
+        if bearer is not None and bearer.startswith(KEY_PREFIX):
+            return self._accounts.of_key(bearer)
+        return self._accounts.of_session(session)
+
+    def _is_still(self, identity: Identity, bearer: str | None, session: Session | None) -> bool:
+        try:
+            return self._find(bearer, session) == identity
+        except StorageError:  # whose text the next request gets
+            return False
+
+    def _watched(
+        self, scope: Scope, send: Send, identity: Identity, bearer: str | None, session: Session | None
+    ) -> Send:
+        """Return what sends an answer as it is fit for an account, until its owner is locked out."""
+        looked_at, is_over = time.monotonic(), False
+
+        async def send_watched(message: Message) -> None:
+            nonlocal looked_at, is_over
+            if message["type"] == "http.response.start" and session and identity.name is not None:
+                self._mark(message, scope, session)
+            elif message.get("more_body") and time.monotonic() > looked_at + LOOK_AGAIN_AFTER:
+                looked_at = time.monotonic()
+                if not await run_in_threadpool(self._is_still, identity, bearer, session):
+                    await send({"type": "http.response.body"})  # the end, and for who writes it a disconnect
+                    is_over = True
+            if not is_over:
+                await send(message)
+
+        return send_watched
+
+    def _mark(self, start: Message, scope: Scope, session: Session) -> None:
+        headers = MutableHeaders(scope=start)
+        if headers.get("content-type", "").startswith(PRIVATE):
+            headers.setdefault("Cache-Control", "no-store")
+        if session.is_old and "set-cookie" not in headers:
+            set_session(headers, scope, self._sessions.issue(session.user_id, session.epoch))
+
+
+def _is_public(method: str, path: str) -> bool:
+    if path.startswith(PUBLIC_FOLDERS):
+        return True
+    return path in PUBLIC and (method in READING or (method, path) == ("POST", "/login"))
+
+
+def _bearer(headers: Headers) -> str | None:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _turn_away(scope: Scope, bearer: str | None) -> Response:
+    challenge = {"WWW-Authenticate": "Bearer"}
+    if bearer is not None:
+        return refusal(401, "This API key is unknown, or has been revoked.", "invalid_api_key", headers=challenge)
+    if not _is_navigation(scope):
+        return refusal(401, "Log in, or send an API key as a bearer token.", "login_required", headers=challenge)
+    query = scope["query_string"].decode("latin-1")
+    asked = quote(scope["path"]) + (f"?{query}" if query else "")
+    wanted = f"?next={quote(asked, safe='/')}" if scope["method"] == "GET" and asked != "/" else ""
+    return RedirectResponse(f"/login{wanted}", 303)
+
+
+def _is_navigation(scope: Scope) -> bool:
+    """Tell whether a browser asks for a page to show; old ones do not say so, but what they take."""
+    headers = Headers(scope=scope)
+    mode = headers.get("sec-fetch-mode")
+    return mode == "navigate" if mode else "text/html" in headers.get("accept", "")
+
+
+def _is_passed_on(scope: Scope) -> bool:
+    """Tell whether a request came through a proxy: then this machine's user may be anybody."""
+    return any(name in Headers(scope=scope) for name in PROXY_HEADERS)
+
+
+def _missing_scope(identity: Identity, method: str, path: str) -> Response | None:
+    """Return the refusal to a program whose key is for other things than this."""
+    if identity.scopes is None:
+        return None
+    needed = _scope_for(method, path)
+    if needed is None:
+        return refusal(403, "An API key is for /api, /v1 and /metrics: this needs a login.", "login_required")
+    if needed in identity.scopes or (needed == "read" and "write" in identity.scopes):
+        return None
+    return refusal(403, f"This needs an API key with the scope {needed}.", "insufficient_scope")
+
+
+def _scope_for(method: str, path: str) -> KeyScope | None:
+    if path.startswith("/v1/"):
+        return "completions"
+    if path.startswith("/api/"):
+        return "read" if method in READING else "write"
+    return "metrics" if path == "/metrics" else None

@@ -1,17 +1,23 @@
-"""What stands between the browser and every route, Gradio's included."""
-
-from http import HTTPStatus
+"""What stands between the browser and every route, Gradio's included: what it refuses, and the headers of answers."""
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chat.api.schemas import ErrorDetail, ErrorModel
+from chat.api.errors import FAULT_TEXT, refusal
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+PROGRAMS = ("/api", "/v1", "/widget/api", "/metrics")
+"""What scripts call: there reading is the own page's alone too, for an export is work."""
+
 MAX_BODY_BYTES = 8_000_000  # a message of a million characters fits, whatever the script
 MAX_IMPORT_BYTES = 512_000_000  # a whole account at ChatGPT fits; the route keeps none of it in memory
-LIMITS = {"/api/import": MAX_IMPORT_BYTES}  # of other paths: MAX_BODY_BYTES
+MAX_STRANGER_BYTES = 64_000  # of those who need not log in
+IMPORT = "/api/import"
+LIMITS = {IMPORT: MAX_IMPORT_BYTES}  # of one path
+LIMITS_BELOW = {"/login": MAX_STRANGER_BYTES, "/widget": MAX_STRANGER_BYTES}  # and of all below it
+
+UPLOADS = "/gradio_api/upload"
 
 # Gradio's pages are full of inline scripts and styles, so those have to be allowed; other hosts need not be.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -27,6 +33,29 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+POWERS = (
+    "accelerometer",
+    "autoplay",
+    "camera",
+    "display-capture",
+    "encrypted-media",
+    "fullscreen",
+    "geolocation",
+    "gyroscope",
+    "hid",
+    "idle-detection",
+    "magnetometer",
+    "microphone",
+    "midi",
+    "payment",
+    "picture-in-picture",
+    "publickey-credentials-get",
+    "screen-wake-lock",
+    "serial",
+    "usb",
+    "xr-spatial-tracking",
+)
+"""What a page may use of a machine, and ours never do. Writing to the clipboard is none of these: it copies replies."""
 
 HASHED = "/assets/"
 """Where Gradio's scripts and styles are: each under a name that has its hash, so that a browser may keep it for ever.
@@ -34,16 +63,21 @@ Everything else it has to ask for again, or it would mix the scripts of two vers
 
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": ", ".join(f"{power}=()" for power in POWERS),
+    "Referrer-Policy": "same-origin",  # with none at all, old browsers would send our own forms as from nowhere
     "X-Content-Type-Options": "nosniff",
 }
+"""Of every answer, unless its route says something else."""
+HTTPS_HEADERS = {"Strict-Transport-Security": "max-age=31536000"}
 
 
 class Guard:
     """Pure ASGI middleware: refuses requests that this server has no use for, and sets the security headers.
 
     Refused are those of other web sites that would change something, bodies that are too large or of unknown
-    length, and uploads.
+    length, and uploads. What nobody expects is answered here too, so that this answer has the headers as well.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -54,42 +88,54 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-
-        is_hashed = scope["path"].startswith(HASHED)
+        started = False
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(HEADERS)
-                if message["status"] == 200 and (is_hashed or "cache-control" not in headers):
-                    headers["Cache-Control"] = "private, max-age=31536000, immutable" if is_hashed else "no-cache"
+                started = True
+                _add_headers(scope, message)
             await send(message)
 
-        refusal = None
-        if scope["method"] not in SAFE_METHODS or scope["path"].startswith("/api/"):  # an export is work too
-            refusal = _refuse(scope["path"], Headers(scope=scope))
-        await (refusal or self._app)(scope, receive, send_with_headers)
+        answer = _refuse(scope["method"], scope["path"], Headers(scope=scope)) or self._app
+        try:
+            await answer(scope, receive, send_with_headers)
+        except Exception:
+            if not started:
+                await refusal(500, FAULT_TEXT)(scope, receive, send_with_headers)
+            raise  # so that the server logs it with its traceback
 
 
-def _refuse(path: str, headers: Headers) -> Response | None:
-    if not _is_own(headers):
-        return _answer(path, 403, "Requests from other web sites are refused.")
-    length = headers.get("content-length", "" if "transfer-encoding" in headers else "0")
+def _add_headers(scope: Scope, message: Message) -> None:
+    headers = MutableHeaders(scope=message)
+    for name, value in {**HEADERS, **(HTTPS_HEADERS if scope.get("scheme") == "https" else {})}.items():
+        headers.setdefault(name, value)
+    is_hashed = scope["path"].startswith(HASHED)
+    if message["status"] == 200 and (is_hashed or "cache-control" not in headers):
+        headers["Cache-Control"] = "private, max-age=31536000, immutable" if is_hashed else "no-cache"
+
+
+def _refuse(method: str, path: str, headers: Headers) -> Response | None:
+    if (method not in SAFE_METHODS or _is_below(path, *PROGRAMS)) and not _is_own(headers):
+        return refusal(403, "Requests from other web sites are refused.")
+    # with both, the length is not that of the body
+    length = "" if "transfer-encoding" in headers else headers.get("content-length", "0")
     if not length.isdecimal():
-        return _answer(path, 411, "A request must tell its Content-Length.")
-    if int(length) > (limit := LIMITS.get(path, MAX_BODY_BYTES)):
-        return _answer(path, 413, f"A request may have {limit:,} bytes, this one has {int(length):,}.")
-    if headers.get("content-type", "").startswith("multipart/"):
-        return _answer(path, 415, "Nothing can be uploaded here.")
+        return refusal(411, "A request must tell its Content-Length.")
+    if int(length) > (limit := _limit(path)):
+        return refusal(413, f"A request may have {limit:,} bytes, this one has {int(length):,}.")
+    if headers.get("content-type", "").lower().startswith("multipart/") or _is_below(path, UPLOADS):
+        return refusal(415, "Nothing can be uploaded here.")
     return None
 
 
-def _answer(path: str, status: int, text: str) -> Response:
-    if not path.startswith("/api/"):
-        return PlainTextResponse(text, status)
-    code = HTTPStatus(status).name.lower()
-    error = ErrorDetail(message=text, type="invalid_request_error", param=None, code=code)
-    return JSONResponse(ErrorModel(error=error).model_dump(), status)
+def _limit(path: str) -> int:
+    below = (limit for root, limit in LIMITS_BELOW.items() if _is_below(path, root))
+    return LIMITS.get(path) or next(below, MAX_BODY_BYTES)
+
+
+def _is_below(path: str, *roots: str) -> bool:
+    return any(path == root or path.startswith(f"{root}/") for root in roots)
 
 
 def _is_own(headers: Headers) -> bool:

@@ -13,6 +13,7 @@ from pygments.token import Comment, Generic, Keyword, Name, Number, Operator, St
 from pygments.util import ClassNotFound
 
 from chat.api.errors import documented
+from chat.api.identity import Owner
 from chat.api.schemas import Request, Response
 from chat.text import MAX_CHARS
 
@@ -50,14 +51,21 @@ _CLASSES: Mapping[object, TokenClass] = {  # the nearest of a type and its paren
 class Code(Request):
     """A block of code, and in which language it claims to be."""
 
-    code: str = Field(max_length=MAX_CHARS)
-    language: str = Field(max_length=100, description="A name or short name, such as python or js.")
+    code: str = Field(max_length=MAX_CHARS, examples=["print(1)"])
+    language: str = Field(max_length=100, description="A name or short name.", examples=["python"])
 
 
-class Tokens(Response):
+class Part(Response):
+    """A part of a code."""
+
+    kind: TokenClass | None = Field(description="Null for plain text.")
+    text: str = Field(examples=["print"])
+
+
+class Parts(Response):
     """The parts of a code, which together are the code."""
 
-    tokens: list[Token] = Field(description="The class of each part, null for plain text, and its text.")
+    parts: list[Part]
 
 
 def highlight_routes() -> APIRouter:
@@ -65,9 +73,9 @@ def highlight_routes() -> APIRouter:
     routes = APIRouter(tags=["highlight"])
 
     @routes.post("/highlight", summary="Tell the parts of a code", responses=documented())
-    def tell_parts(body: Code) -> Tokens:
+    def tell_parts(owner: Owner, body: Code) -> Parts:
         """Code in a language that is not known, longer code and longer lines than anybody reads are one plain part."""
-        return Tokens(tokens=highlight(body.code, body.language))
+        return Parts(parts=[Part(kind=kind, text=text) for kind, text in highlight(body.code, body.language)])
 
     return routes
 

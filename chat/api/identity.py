@@ -2,13 +2,27 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from chat.identity import Identity
 
+_KEY = HTTPBearer(auto_error=False, scheme_name="key", description="An API key.")
+_SESSION = APIKeyCookie(
+    name="parley_session",
+    auto_error=False,
+    scheme_name="session",
+    description="What a login sets; over https its name "
+    "begins with `__Host-`. While there are no accounts, nothing need be shown.",
+)
 
-def current_identity(request: Request) -> Identity:
+
+def current_identity(
+    request: Request,
+    _key: Annotated[HTTPAuthorizationCredentials | None, Security(_KEY)],  # for the description: the gate reads both
+    _session: Annotated[str | None, Security(_SESSION)],
+) -> Identity:
     """Return who a request acts for. The gate lets none without an identity through to a route that asks this."""
     identity: Identity = request.scope["identity"]
     return identity

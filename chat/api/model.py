@@ -10,8 +10,8 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from chat.api.errors import documented
-from chat.api.identity import Owner
-from chat.api.schemas import Request, Response
+from chat.api.identity import Admin, Owner
+from chat.api.schemas import ModelName, Request, Response
 from chat.model_host import ModelHost, State
 from chat.params import to_json
 from model.checkpoint.catalog import CATALOG, find
@@ -23,7 +23,7 @@ class ModelStatusModel(Response):
     state: State
     name: str | None
     next: str | None = Field(description="The model that is being loaded.")
-    label: str = Field(description="What is being done to it.")
+    label: str = Field(description="What is being done to it.", examples=["Loading smollm2-135m-instruct"])
     done: int
     total: int
     error: str | None = Field(description="Why the last one that was to be loaded is not here.")
@@ -36,15 +36,15 @@ class ModelStatusModel(Response):
 class ModelChoice(Request):
     """The model to load: a name of /api/models, or the path of a file or folder on the server."""
 
-    name: str = Field(min_length=1, max_length=4096)
+    name: str = Field(min_length=1, max_length=4096, examples=["smollm2-135m-instruct"])
 
 
 class KnownModel(Response):
     """A model that is known by name."""
 
-    name: str
+    name: ModelName
     parameters: int
-    license: str
+    license: str = Field(examples=["Apache-2.0"])
     bytes: int
     here: bool = Field(description="Whether it has been downloaded.")
 
@@ -82,17 +82,20 @@ def model_routes(host: ModelHost, folder: Path) -> APIRouter:
     """Return the routes on a host's model; downloaded ones are in a folder."""
     routes, reader = APIRouter(tags=["model"]), StatusReader(host)
 
-    @routes.get("/model", summary="The model in use")
+    @routes.get("/model", summary="The model in use", responses=documented())
     def read_model(owner: Owner) -> ModelStatusModel:
+        """What it is, what computes it, and what is being loaded behind it."""
         return reader.read()
 
-    @routes.post("/model", status_code=202, summary="Load another model", responses=documented(409))
-    def load_model(owner: Owner, choice: ModelChoice) -> ModelStatusModel:
+    @routes.post("/model", status_code=202, summary="Load another model", responses=documented(403, 409))
+    def load_model(admin: Admin, choice: ModelChoice) -> ModelStatusModel:
+        """It is loaded behind the one in use, and takes its place once it is there."""
         host.load(choice.name)
         return reader.read()
 
-    @routes.get("/models", summary="The models that are known by name")
+    @routes.get("/models", summary="The models that are known by name", responses=documented())
     def list_models(owner: Owner) -> KnownModels:
+        """Those of the catalog, and which of them are here."""
         known = [
             KnownModel(
                 name=entry.name,

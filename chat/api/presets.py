@@ -26,10 +26,10 @@ def _check_json(value: dict[str, Any]) -> dict[str, Any]:
 class PresetModel(Response):
     """A system prompt, and the sampling parameters that suit it; the others are the model's own."""
 
-    name: str
+    name: str = Field(examples=["translate"])
     own: bool = Field(description="Whether it is the owner's, and not a built-in one.")
     system_prompt: str | None
-    params: dict[str, Any]
+    params: dict[str, Any] = Field(examples=[{"temperature": 0}])
 
 
 class Presets(Response):

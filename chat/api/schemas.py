@@ -31,6 +31,9 @@ def _whole(value: object) -> object:
     return value
 
 
+Id = Annotated[str, Field(examples=[_ID])]
+OtherId = Annotated[str, Field(examples=[_OTHER_ID])]
+ModelName = Annotated[str, Field(examples=["smollm2-135m-instruct"])]
 Text = Annotated[str, BeforeValidator(_clean)]
 Title = Annotated[str, BeforeValidator(_one_line), Field(min_length=1, max_length=MAX_TITLE)]
 SystemPrompt = Annotated[Text, Field(max_length=MAX_CHARS)]
@@ -60,7 +63,7 @@ class Response(BaseModel):
 class ConversationModel(Response):
     """A conversation without its messages."""
 
-    id: str
+    id: Id
     title: str | None
     title_source: TitleSource | None
     channel: Channel
@@ -70,8 +73,8 @@ class ConversationModel(Response):
     system_prompt: str | None
     recap: bool
     params: dict[str, Any] | None = Field(description="The sampling parameters of its last reply.")
-    model: str | None
-    active_leaf_id: str | None
+    model: ModelName | None
+    active_leaf_id: OtherId | None
     pinned: bool
     archived: bool
     created_at: datetime
@@ -87,7 +90,7 @@ class ConversationPage(Response):
 
 
 class FeedbackModel(Response):
-    """What the owner thinks of a message."""
+    """What the owner thinks of a message or, if they have not said, the visitor of their site."""
 
     rating: Literal[-1, 1] | None
     comment: str | None
@@ -96,15 +99,15 @@ class FeedbackModel(Response):
 class MessageModel(Response):
     """One message of the branch that is shown."""
 
-    id: str
-    parent_id: str | None
+    id: Id
+    parent_id: OtherId | None
     role: Role
-    content: str
+    content: str = Field(examples=["Sunlight is scattered by the air, blue more than red."])
     origin: Origin
     status: Status
     finish_reason: FinishReason | None
     error: str | None
-    model: str | None
+    model: ModelName | None
     params: dict[str, Any] | None
     seed: int | None
     prompt_tokens: int | None
@@ -209,9 +212,9 @@ class FeedbackChange(Request):
 class SentMessage(Response):
     """A message and the reply that is being written to it."""
 
-    conversation_id: str
-    message_id: str | None
-    reply_id: str | None
+    conversation_id: Id
+    message_id: OtherId | None
+    reply_id: OtherId | None
     messages: list[MessageModel] = Field(description="Both as they are now, or the one that there is.")
 
 

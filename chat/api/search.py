@@ -9,7 +9,7 @@ from pydantic import Field
 from chat.api.errors import documented
 from chat.api.filters import FilterFields
 from chat.api.identity import Owner
-from chat.api.schemas import Response
+from chat.api.schemas import Id, Response
 from chat.workspace import Workspace
 from storage.search import Filters
 from storage.tables import Role
@@ -32,7 +32,7 @@ class SearchQuery(FilterFields):
 class HitModel(Response):
     """A message or, without a message's id and role, a title."""
 
-    conversation_id: str
+    conversation_id: Id
     title: str | None
     message_id: str | None
     role: Role | None

@@ -3,47 +3,80 @@
 import gradio as gr
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.middleware.trustedhost import TrustedHostMiddleware
-from fastapi.responses import JSONResponse
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.staticfiles import StaticFiles
 
+from chat.accounts import Accounts
+from chat.api.accounts import account_routes
 from chat.api.archive import archive_routes
 from chat.api.care import care_routes
 from chat.api.conversations import conversation_routes
+from chat.api.embed_check import check_routes
 from chat.api.errors import register_errors
 from chat.api.events import event_routes
+from chat.api.fence import Fence
 from chat.api.gate import Gate
 from chat.api.guard import Guard
+from chat.api.health import health_routes
 from chat.api.highlight import highlight_routes
+from chat.api.hosts import Hosts
+from chat.api.login import login_routes
 from chat.api.messages import message_routes
+from chat.api.metrics import Metrics, metrics_routes
 from chat.api.model import StatusReader, model_routes
 from chat.api.presets import preset_routes
+from chat.api.quotas import Quotas, UsedTokens
+from chat.api.request_log import RequestLog
 from chat.api.search import search_routes
+from chat.api.sites import site_routes
 from chat.api.tokens import token_routes
-from chat.data_folder import LOCAL_OWNER
+from chat.api.v1.server import create_v1
+from chat.api.widget import create_widget, loader_route
 from chat.model_host import ModelHost
+from chat.secret import load_secret
+from chat.sessions import Sessions
 from chat.settings import Settings
 from chat.ui.head import Head
-from chat.ui.page import HEAD, ICON, STATIC, STATIC_PATH, STYLES, build_page
+from chat.ui.page import HEAD, ICON, STATIC, STATIC_PATH, STYLES, admin_head, build_page
 from chat.ui.texts import I18N
 from chat.workspace import Workspace
-
-LOOPBACK_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
 
 def create_app(settings: Settings, kept: Workspace, temporary: Workspace, host: ModelHost) -> FastAPI:
     """Return the application: /health, the API under /api, and the page everywhere else."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    secret = load_secret(settings.data)
+    accounts, sessions = Accounts(kept.accounts), Sessions(secret)
+    metrics, used_tokens = Metrics(host, settings.data / "parley.db"), UsedTokens()
+    host.call_at_end(used_tokens.count)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=metrics.lifespan)
+    register_errors(app)
     # Without a CORSMiddleware of the parent Gradio adds its own, which lets any origin in.
     app.add_middleware(CORSMiddleware, allow_origins=[])
-    app.add_middleware(Head, head=HEAD)
-    app.add_middleware(Gate)
-    app.add_middleware(Guard)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_HOSTS)
-    app.add_api_route("/health", lambda: health(host))
+    app.add_middleware(Head, head=HEAD, admin_head=admin_head(settings))
+    app.add_middleware(Fence)
+    app.add_middleware(
+        Quotas,
+        used=used_tokens,
+        requests_per_minute=settings.requests_per_minute,
+        tokens_per_day=settings.tokens_per_day,
+    )
+    app.add_middleware(Gate, accounts=accounts, sessions=sessions)
+    app.add_middleware(Hosts, names=settings.hosts)
+    app.add_middleware(Guard)  # so far out that what the others answer has its headers too
+    app.add_middleware(RequestLog, metrics=metrics)
+    app.include_router(health_routes(host))
+    app.include_router(metrics_routes(metrics))
+    app.include_router(login_routes(accounts, sessions))
     # an application of its own, or what it has no route for would be Gradio's
-    app.mount("/api", create_api(settings, kept, temporary, host))
-    _mount_page(app, build_page(kept, settings, LOCAL_OWNER))
+    api = create_api(settings, kept, temporary, host)
+    api.include_router(account_routes(accounts, sessions, kept, temporary))
+    api.include_router(site_routes(kept, secret))
+    api.include_router(check_routes(kept, settings))
+    app.mount("/api", api)
+    app.mount("/v1", create_v1(host, kept.bus))
+    app.router.routes.append(loader_route())
+    app.mount("/widget", create_widget(kept, secret))
+    _mount_page(app, build_page())
     return app
 
 
@@ -68,16 +101,8 @@ def create_api(settings: Settings, kept: Workspace, temporary: Workspace, host: 
     return api
 
 
-def health(host: ModelHost) -> JSONResponse:
-    """Tell whether replies can be written; 503 while they cannot."""
-    status, model = host.look()
-    if model and not model.engine.healthy:
-        return JSONResponse({"status": "error"}, status_code=503)
-    return JSONResponse({"status": "ok" if model else status.state}, status_code=200 if model else 503)
-
-
 def _mount_page(app: FastAPI, page: gr.Blocks) -> None:
-    app.mount(STATIC_PATH, StaticFiles(directory=STATIC))
+    app.mount(STATIC_PATH, GZipMiddleware(StaticFiles(directory=STATIC)))
     page.queue(default_concurrency_limit=16, max_size=64, api_open=False)
     gr.mount_gradio_app(
         app,

@@ -1,10 +1,11 @@
 """The route on the tokens of a reply."""
 
 from fastapi import APIRouter
+from pydantic import Field
 
 from chat.api.errors import documented
 from chat.api.identity import Owner
-from chat.api.schemas import Response
+from chat.api.schemas import ModelName, Response
 from chat.token_view import view_tokens
 from chat.workspace import Workspace
 
@@ -13,7 +14,7 @@ class AlternativeModel(Response):
     """A token that might stand at a place."""
 
     token_id: int
-    text: str
+    text: str = Field(examples=[" blue"])
     probability: float
 
 
@@ -26,7 +27,7 @@ class ViewedTokenModel(AlternativeModel):
 class TokenView(Response):
     """The tokens of a reply, as the model in use finds them after the reply's prompt."""
 
-    model: str
+    model: ModelName
     tokens: list[ViewedTokenModel]
 
 

@@ -38,6 +38,7 @@ from storage.search import SearchStore
 QueryFlag = Annotated[
     str | None, typer.Option("--query", metavar="TEXT", help="Only those that `parley search` finds.")
 ]
+SiteFlag = Annotated[str | None, typer.Option("--site", metavar="ID", help="Only those of the visitors of a site.")]
 RedactFlag = Annotated[
     bool, typer.Option("--redact", help="Without addresses, phone and card numbers, keys and tokens, as far as known.")
 ]
@@ -58,6 +59,7 @@ def export(
     format_name: FormatFlag = "parley",
     output: OutputFlag = None,
     channel: ChannelFlag = None,
+    site: SiteFlag = None,
     since: SinceFlag = None,
     until: UntilFlag = None,
     rating: RatingFlag = None,
@@ -68,7 +70,9 @@ def export(
 ) -> None:
     """Write conversations to a file; Parley may be running."""
     is_queried = query is not None
-    selection = select(ids, everything or is_queried, channel=channel, since=since, until=until, rating=rating)
+    selection = select(
+        ids, everything or is_queried, channel=channel, site_id=site, since=since, until=until, rating=rating
+    )
     write = find_write(format_name, chained=chained, zipped=zipped)
     counts = Counts() if redacted else None
     with open_database(settings.data) as database:
@@ -100,6 +104,7 @@ def select(
     everything: bool,
     *,
     channel: str | None,
+    site_id: str | None,
     since: str | None,
     until: str | None,
     rating: int | None,
@@ -109,6 +114,7 @@ def select(
         ids,
         everything,
         channel=check_channel(channel),
+        site_id=site_id,
         since=parse_date("--since", since),
         until=parse_date("--until", until),
         rating=check_rating(rating),

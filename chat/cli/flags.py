@@ -39,9 +39,14 @@ SETTINGS_FLAGS: dict[str, Any] = {
     ],
     "host": Annotated[str | None, typer.Option(help="The address to listen on.")],
     "port": Annotated[int | None, typer.Option(help="The port to listen on; 0 takes a free one.")],
+    "hosts": Annotated[str | None, typer.Option(help="Names that it answers to, with commas between.")],
+    "proxies": Annotated[str | None, typer.Option(help="Addresses of proxies to believe, with commas between.")],
+    "requests_per_minute": Annotated[int | None, typer.Option(help="Requests for replies of each owner in a minute.")],
+    "tokens_per_day": Annotated[int | None, typer.Option(help="Tokens that each owner may use on a day.")],
     "threads": Annotated[int | None, typer.Option(help="How many threads compute.")],
 }
 ENGINE_SETTINGS = ("data", "model", "dtype", "device", "native", "kv_memory", "kv_dtype", "threads")
+SERVER_SETTINGS = ("host", "port", "hosts", "proxies", "requests_per_minute", "tokens_per_day")
 
 SystemFlag = Annotated[str | None, typer.Option("--system", help="The system prompt.")]
 PresetFlag = Annotated[

@@ -17,7 +17,7 @@ from storage.archive import Row, Tree
 from storage.ledgers import rename_in_ledger
 from storage.tables import Channel, FinalStatus, FinishReason, JsonObject, Origin, Role, TitleSource
 
-VERSION = 2
+VERSION = 3
 """Of the schema."""
 
 
@@ -84,6 +84,8 @@ class ArchivedConversation(TypedDict):
     id: Id
     channel: Channel
     site_id: Id | None
+    visitor_id: Id | None
+    visitor_name: str | None
     title: str | None
     title_source: TitleSource | None
     preset: str | None
@@ -105,7 +107,8 @@ _TIMES = ("created_at", "updated_at")
 _CONVERSATION = tuple(name for name in ArchivedConversation.__annotations__ if name != "messages")
 _MESSAGE = tuple(name for name in ArchivedMessage.__annotations__ if name != "feedback")
 _FEEDBACK = tuple(ArchivedFeedback.__annotations__)
-LATER: Mapping[str, object] = {"recap": False}  # the fields that version 1 of Parley's format lacks
+# The fields that some earlier version of Parley's format lacks
+LATER: Mapping[str, object] = {"recap": False, "visitor_id": None, "visitor_name": None}
 LATER_IN_MESSAGES: Mapping[str, object] = {"model_digest": None, "prompt_shared": None, "prompt_ids": None}
 _IDS = ("id", "parent_id", "origin_id", "active_leaf_id")
 

@@ -225,6 +225,8 @@ def imported_conversation(
         "id": conversation_id if fits else new_id(),
         "channel": "import",
         "site_id": None,
+        "visitor_id": None,
+        "visitor_name": None,
         "title": title,
         "title_source": None if title is None else "import",
         "preset": None,

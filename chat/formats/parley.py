@@ -1,8 +1,9 @@
 """Parley's own format, which loses nothing: JSON Lines, a conversation in each.
 
-A line is {"format": "parley", "version": 2, "conversation": …}; `conversation` follows the schema of
+A line is {"format": "parley", "version": 3, "conversation": …}; `conversation` follows the schema of
 `ArchivedConversation`. Lines stand on their own, so files can be cut and joined, and are read and written one by one.
-Version 1, which lacks the fields of `LATER`, is read as well. A chain (chain.py) is read as a whole, if it holds.
+Versions 1 and 2, which lack some fields of `LATER`, are read as well. A chain (chain.py) is read as a whole, if it
+holds.
 """
 
 from collections.abc import Iterable, Iterator
@@ -86,11 +87,11 @@ def _read(value: object, place: str) -> Iterator[ArchivedConversation]:
         raise Unreadable(place, f"version: expected 1 to {VERSION}, got {version!r}")
     if "conversation" in value or "conversations" not in value:  # which closes a chain
         conversation = value.get("conversation")
-        yield check(_with_later_fields(conversation) if version == 1 else conversation, place)
+        yield check(_with_later_fields(conversation) if version != VERSION else conversation, place)
 
 
 def _with_later_fields(conversation: object) -> object:
-    """Return what a line of version 1 holds with the fields that came later."""
+    """Return what a line of an earlier version holds with the fields that came later."""
     if not isinstance(conversation, dict) or not isinstance(messages := conversation.get("messages"), list):
         return conversation  # which `check` refuses
     messages = [{**LATER_IN_MESSAGES, **message} if isinstance(message, dict) else message for message in messages]

@@ -11,10 +11,10 @@ if (parley.chatFormValues) trigger('opened');
 """Lets the scripts have the form filled in with what a conversation has."""
 
 
-def build_chat_form(presets: list[str]) -> None:
+def build_chat_form() -> None:
     """Lay the form out; it is filled in, and what is set is used, by chat/ui/static/forms.js."""
     opened = gr.HTML(visible="hidden", js_on_load=TRIGGER)
-    preset = gr.Dropdown(presets, value=presets[0], label=t("preset"), info=t("preset_info"), elem_id="preset")
+    preset = gr.Dropdown([], label=t("preset"), info=t("preset_info"), elem_id="preset")
     system_prompt = gr.Textbox(
         label=t("system_prompt"), info=t("system_prompt_info"), lines=3, max_lines=12, elem_id="system-prompt"
     )

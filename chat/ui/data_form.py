@@ -22,11 +22,12 @@ def build_data_form() -> None:
     gr.on(export, None, [chosen, redact, zipped], None, js="(...values) => parley.setExport(values)")
     with gr.Accordion(t("import"), open=False):
         element("parley-import")
-    with gr.Accordion(t("backup"), open=False):
+    with gr.Accordion(t("backup"), open=False, elem_id="backup"):
         element("parley-backup")
     with gr.Accordion(t("retention"), open=False):
         days = gr.Number(365, precision=0, minimum=1, maximum=36_500, label=t("older_than"), elem_id="expiry-days")
-        channel = gr.Dropdown(["", *get_args(Channel)], value="", label=t("channel"), elem_id="expiry-channel")
+        channels = [(str(t(f"channel_{name}")), name) for name in ("any", *get_args(Channel))]
+        channel = gr.Dropdown(channels, value="any", label=t("channel"), elem_id="expiry-channel")
         archived = gr.Checkbox(label=t("only_archived"), elem_id="expiry-archived")
         element("parley-expiry")
     rule = [days.input, channel.input, archived.input]

@@ -5,15 +5,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Head:
-    """Pure ASGI middleware: puts a text at the beginning of the head of the page at `/`.
+    """Pure ASGI middleware: puts a text at the beginning of the head of the page at `/`, and more for administrators.
 
     Gradio's own parameter for this adds it only once its scripts have started, which is too late for what they are to
     find, and later than need be for the rest.
     """
 
-    def __init__(self, app: ASGIApp, head: str) -> None:
+    def __init__(self, app: ASGIApp, head: str, admin_head: str) -> None:
         self._app = app
         self._head = head.encode()
+        self._admin_head = admin_head.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and change the answer if it is the page."""
@@ -22,6 +23,7 @@ class Head:
             return
         start: Message = {}
         body = b""
+        head = self._head + (self._admin_head if scope["identity"].is_admin else b"")
 
         async def collect(message: Message) -> None:
             nonlocal start, body
@@ -30,7 +32,7 @@ class Head:
                 return
             body += message.get("body", b"")
             if not message.get("more_body"):
-                body = body.replace(b"<head>", b"<head>" + self._head, 1)
+                body = body.replace(b"<head>", b"<head>" + head, 1)
                 MutableHeaders(scope=start)["Content-Length"] = str(len(body))
                 await send(start)
                 await send({"type": "http.response.body", "body": body})

@@ -4,18 +4,17 @@ The list and the chat are custom elements, which talk to the API and watch its s
 chat/ui/static. The forms are Gradio's. What a form sets for the next message goes straight to those scripts.
 """
 
+from html import escape
 from pathlib import Path
 
 import gradio as gr
 
-from chat.presets import presets_of
 from chat.settings import Settings
 from chat.ui.chat_form import build_chat_form
 from chat.ui.data_form import build_data_form
 from chat.ui.element import element
 from chat.ui.settings_form import build_settings_form
 from chat.ui.texts import t
-from chat.workspace import Workspace
 
 STATIC = Path(__file__).parent / "static"
 STATIC_PATH = "/page"
@@ -23,7 +22,7 @@ ICON = STATIC / "icon.svg"
 
 STYLES = "".join(
     f'<link rel="stylesheet" href="{STATIC_PATH}/{name}.css">'
-    for name in ("chat", "sidebar", "panel", "dialogs", "page")
+    for name in ("chat", "sidebar", "panel", "panel_forms", "dialogs", "page")
 )
 """Added by Gradio when its own styles are there, so that ours come after them."""
 
@@ -32,7 +31,8 @@ PRELOADS = "".join(
     for path in sorted(STATIC.glob("*.js"))
     if path.name != "before.js"
 )
-"""All modules at once: each says only when it has come which others it needs."""
+"""All modules of the start at once: each says only when it has come which others it needs. Those in the folder late
+come when what they are for is first seen."""
 
 HEAD = f"""
 <script>{(STATIC / "before.js").read_text()}</script>
@@ -41,9 +41,14 @@ HEAD = f"""
 """
 
 
-def build_page(workspace: Workspace, settings: Settings, owner_id: str) -> gr.Blocks:
-    """Lay an owner's page out."""
-    presets = [preset.name for preset in presets_of(workspace.presets, owner_id)]
+def admin_head(settings: Settings) -> str:
+    """Return what the head tells administrators alone: where on the machine the data and the model are."""
+    told = {"data-folder": str(settings.data), "model": settings.model}
+    return "".join(f'<meta name="parley-{name}" content="{escape(text)}">' for name, text in told.items())
+
+
+def build_page() -> gr.Blocks:
+    """Lay the page out, the same for all who use it: what is an owner's comes from the API."""
     blocks = gr.Blocks(title="Parley", fill_height=True, fill_width=True, analytics_enabled=False)
     with blocks:
         with gr.Sidebar(width=300, elem_id="sidebar"):
@@ -54,11 +59,13 @@ def build_page(workspace: Workspace, settings: Settings, owner_id: str) -> gr.Bl
             gr.Tabs(elem_id="panel-tabs", overflow_behavior="wrap"),
         ):
             with gr.Tab(t("chat"), id="chat"):
-                build_chat_form(presets)
+                build_chat_form()
             with gr.Tab(t("context"), id="context"):
                 element("parley-ledger")
             with gr.Tab(t("data"), id="data"):
                 build_data_form()
+            with gr.Tab(t("sites"), id="sites"):
+                element("parley-sites")
             with gr.Tab(t("settings"), id="settings"):
-                build_settings_form(settings, presets)
+                build_settings_form()
     return blocks

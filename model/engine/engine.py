@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -37,7 +38,8 @@ class Engine:
         self._runner = runner
         self._tokenizer = tokenizer
         self._limits = limits
-        self._scheduler = Scheduler(runner.n_blocks, runner.copy_block, n_draft=n_draft)
+        self._scheduler = Scheduler(runner.n_blocks, runner.copy_block, n_draft=n_draft, on_end=self._tell_end)
+        self._listeners: list[Callable[[str, Generation], None]] = []
         self._changed = threading.Condition()  # guards the scheduler, _closed and _failure
         self._closed = False
         self._failure: str | None = None
@@ -63,6 +65,25 @@ class Engine:
     def n_waiting(self) -> int:
         """How many replies wait for their turn."""
         return self._scheduler.n_waiting
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps have been computed."""
+        return self._scheduler.n_steps
+
+    @property
+    def n_busy(self) -> int:
+        """In how many replies these steps had a part, summed over all of them."""
+        return self._scheduler.n_busy
+
+    @property
+    def cache_usage(self) -> float:
+        """Which share of the memory for keys and values the replies that are being written hold or have reserved."""
+        return self._scheduler.cache_usage
+
+    def call_at_end(self, listener: Callable[[str, Generation], None]) -> None:
+        """Call a listener with the owner and the generation whenever one has ended; it must not wait for anything."""
+        self._listeners.append(listener)
 
     def submit(
         self,
@@ -176,6 +197,10 @@ class Engine:
         with self._changed:
             self._scheduler.cancel(sequence)
             self._changed.notify()
+
+    def _tell_end(self, sequence: Sequence) -> None:
+        for listener in self._listeners:
+            listener(sequence.owner, sequence.generation)
 
     # The worker thread.
 

@@ -47,7 +47,10 @@ class Usage:
 
 
 class Generation:
-    """One reply on its way. Iterate it once, from one thread; `finish_reason` and `usage` are set at the end."""
+    """One reply on its way, read from one thread: iterated once, or taken from whenever a listener hears of more.
+
+    `finish_reason` and `usage` are set at the end.
+    """
 
     def __init__(self, prompt_tokens: int, seed: int) -> None:
         self.prompt_tokens = prompt_tokens
@@ -61,11 +64,30 @@ class Generation:
         self._pieces: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._on_cancel: Callable[[], None] | None = None
+        self._listener: Callable[[], None] = _nobody
 
     def __iter__(self) -> Iterator[Piece]:
         while (piece := self._pieces.get()) is not None:
             yield piece
         self._pieces.put(None)  # so that another pass is empty, not endless
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have a function called at each piece from now on, and at the end; it must not wait for anything.
+
+        The thread that calls it is the engine's, or the one that cancels.
+        """
+        self._listener = listener
+
+    def take(self) -> tuple[list[Piece], bool]:
+        """Return the pieces that are there, and whether they are the last; waits for nothing."""
+        pieces: list[Piece] = []
+        while not self._pieces.empty():  # nobody else takes from it
+            piece = self._pieces.get()
+            if piece is None:
+                self._pieces.put(None)  # as after an iteration
+                return pieces, True
+            pieces.append(piece)
+        return pieces, False
 
     def cancel(self) -> None:
         """End it, at once, whether it waits or runs; a finished generation stays as it is."""
@@ -88,9 +110,15 @@ class Generation:
     def emit(self, piece: Piece) -> None:
         """Pass a piece on to the caller."""
         self._pieces.put(piece)
+        self._listener()
 
     def finish(self, reason: FinishReason, usage: Usage, error: str | None = None) -> None:
         """Tell the caller how it ended."""
         self.usage, self.error, self.finish_reason = usage, error, reason
         self.queue_position, self.wait_seconds, self._on_cancel = 0, None, None
         self._pieces.put(None)
+        self._listener()
+
+
+def _nobody() -> None:
+    """Hear, and do nothing."""

@@ -35,8 +35,21 @@ Step = list[tuple[Sequence, Chunk]]
 class Scheduler:
     """Waiting and running sequences: `admit` and `schedule` make a step, `update` takes in what it computed."""
 
-    def __init__(self, n_blocks: int, copy_block: Callable[[int, int], None], *, n_draft: int = 0) -> None:
-        """Share out `n_blocks` blocks; sequences that decode get up to `n_draft` drafted tokens in a step."""
+    def __init__(
+        self,
+        n_blocks: int,
+        copy_block: Callable[[int, int], None],
+        *,
+        n_draft: int = 0,
+        on_end: Callable[[Sequence], None] = lambda sequence: None,
+    ) -> None:
+        """Share out `n_blocks` blocks; sequences that decode get up to `n_draft` drafted tokens in a step.
+
+        `on_end` is called with each sequence that has ended.
+        """
+        self.n_steps = 0
+        self.n_busy = 0  # sequences that had a part in a step, summed over all steps
+        self._on_end = on_end
         self._blocks = BlockManager(n_blocks, copy_block)
         self._n_draft = n_draft
         self._waiting: list[Sequence] = []  # as they came
@@ -54,6 +67,11 @@ class Scheduler:
     def n_running(self) -> int:
         """How many sequences run."""
         return len(self._running)
+
+    @property
+    def cache_usage(self) -> float:
+        """Which share of the blocks running sequences hold or have reserved."""
+        return 1 - self._blocks.n_free / self._blocks.n_blocks
 
     def add(self, sequence: Sequence) -> None:
         """Let a sequence wait for its turn; raises EngineBusy."""
@@ -104,6 +122,8 @@ class Scheduler:
     def update(self, step: Step, logits: Floats) -> None:
         """Take in the logits (sum of n_logits, V) of a step: replies grow, and some end."""
         n_running = len(self._running)
+        self.n_steps += 1
+        self.n_busy += len(step)
         row = 0
         for sequence, chunk in step:
             rows = logits[row : row + chunk.n_logits]
@@ -119,6 +139,7 @@ class Scheduler:
         self._waiting.clear()
         for sequence in sequences:
             sequence.finish(reason, error)
+            self._on_end(sequence)
 
     def check(self) -> None:
         """Assert that the books of the blocks are right."""
@@ -189,6 +210,7 @@ class Scheduler:
             del self._served[sequence.owner]
         self._line_up()
         sequence.finish(reason, error)
+        self._on_end(sequence)
 
 
 class _Pace:

@@ -18,23 +18,32 @@ export const rootFor = (temporary) => (temporary ? '/api/temporary' : '/api');
 
 /** Call a route and return the JSON it answers with, null for none; raises ApiError. */
 export const api = async (method, path, body) => {
-  const response = await request(method, path, body);
-  if (!response.ok) throw await errorOf(response);
+  const response = await call(method, path, body);
   return response.status === 204 ? null : read(response);
 };
 
+/** Call a route and return its response; raises ApiError. A body is sent as JSON, unless it is a Blob. */
+export const call = async (method, path, body) => {
+  const response = await request(method, path, body);
+  if (response.ok) return response;
+  if (response.status === 401) goToLogin();
+  throw await errorOf(response);
+};
+
+// What was written is kept as a draft, and the page comes back to where it was.
+const goToLogin = () => location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+
 const request = async (method, path, body) => {
-  const options = { method };
-  if (body !== undefined) {
-    options.headers = { 'Content-Type': 'application/json' };
-    options.body = JSON.stringify(body);
-  }
   try {
-    return await fetch(path, options);
+    return await fetch(path, { method, ...(body === undefined ? {} : contentOf(body)) });
   } catch {
     throw new ApiError(t('error.network'), { status: 0 });
   }
 };
+
+const contentOf = (body) => (body instanceof Blob
+  ? { headers: { 'Content-Type': 'application/octet-stream' }, body }
+  : { headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) });
 
 const read = async (response) => {
   try {

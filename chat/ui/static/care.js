@@ -1,29 +1,11 @@
 // <parley-backup> and <parley-expiry>: copies of the database, and conversations that are kept no longer.
 
-import { api, ApiError } from './api.js';
+import { api } from './api.js';
 import { el, textButton } from './dom.js';
+import { resultArea } from './result_area.js';
 import { formatNumber, t } from './texts.js';
 
 const MAX_SHOWN = 20; // conversations that a dry run names
-
-/** Return an area for results, and a function that shows what a call comes to in it, or why it failed. */
-const resultArea = () => {
-  const area = el('div', { role: 'status', class: 'parley-note' });
-  const show = async (call, describe) => {
-    area.replaceChildren(el('progress', { ariaLabel: t('care.working') }));
-    try {
-      const answer = await call();
-      area.replaceChildren(...describe(answer));
-      return answer;
-    } catch (error) {
-      area.replaceChildren();
-      if (!(error instanceof ApiError)) throw error;
-      area.replaceChildren(el('p', { role: 'alert', class: 'parley-problem', textContent: error.message }));
-      return null;
-    }
-  };
-  return { area, show };
-};
 
 const line = (text) => el('p', { textContent: text });
 const list = (texts) => el('ul', {}, ...texts.map((text) => el('li', { dir: 'auto', textContent: text })));
@@ -56,7 +38,7 @@ class ParleyExpiry extends HTMLElement {
   }
 
   #setRule([days, channel, archived]) {
-    this.#rule = { older_than_days: days, channel: channel || null, archived: archived || null };
+    this.#rule = { older_than_days: days, channel: channel === 'any' ? null : channel, archived: archived || null };
     this.#erase.disabled = true;
     this.#result.area.replaceChildren();
   }

@@ -91,7 +91,7 @@ export class Composer {
     this.#button.ariaDisabled = reason !== '';
     this.#button.title = reason || t('composer.send');
     this.#status.textContent = isRunning && session.connected ? '' : reason;
-    this.#status.dataset.hint = t('composer.hint');
+    this.#status.dataset.hint = t(session.conversation?.channel === 'widget' ? 'composer.widget' : 'composer.hint');
   }
 
   #onConversation({ replaced = false }) {

@@ -42,14 +42,14 @@ export class ConversationList {
     this.observer.observe(this.#end);
   }
 
-  /** Show `recent`, `archived` or `trashed` conversations from the beginning. */
-  show(view) {
+  /** Show `recent`, `archived` or `trashed` conversations from the beginning, those that a filter's query leaves. */
+  show(view, filter) {
     this.select(false);
     this.#groups.replaceChildren();
     this.#end.replaceChildren();
     this.#rows.clear();
     this.#sections.clear();
-    this.pages = new ConversationPages(view);
+    this.pages = new ConversationPages(view, filter);
     this.element.parentElement.scrollTop = 0;
     return this.#load(() => this.pages.more());
   }
@@ -123,14 +123,15 @@ export class ConversationList {
   }
 
   #render() {
-    const { items, show } = this.pages;
+    const { items, show, filter } = this.pages;
     const focused = this.#rowAt(document.activeElement);
     const place = [...this.#rows.keys()].indexOf(focused?.id);
     const part = document.activeElement;
     this.#updateRows(items);
     this.#arrangeRows(groupByDay(items));
     const isEmpty = items.length === 0;
-    this.#end.replaceChildren(...(isEmpty ? [el('p', { class: 'parley-empty' }, t(`sidebar.empty.${show}`))] : []));
+    const reason = Object.keys(filter).length ? 'filtered' : show;
+    this.#end.replaceChildren(...(isEmpty ? [el('p', { class: 'parley-empty' }, t(`sidebar.empty.${reason}`))] : []));
     if (focused) this.#keepFocus(focused, part, place);
     if (!this.#rows.has(this.#tabStop)) this.#moveTabStop(this.#rows.values().next().value);
     this.selection?.keepOnly(this.ids);

@@ -5,13 +5,14 @@ import { api } from './api.js';
 const PAGE = 50;
 const MAX_PAGE = 200;
 
-/** The loaded conversations of a view: `recent`, `archived` or `trashed`. */
+/** The loaded conversations of a view: `recent`, `archived` or `trashed`, and of those what a filter's query leaves. */
 export class ConversationPages {
   #waiting = Promise.resolve();
   #reload = null; // one that has not begun yet serves all who ask for one
 
-  constructor(show) {
+  constructor(show, filter) {
     this.show = show;
+    this.filter = filter;
     this.items = [];
     this.next = null; // where the next page begins; null when there is none
     this.loaded = false;
@@ -56,7 +57,7 @@ export class ConversationPages {
   }
 
   #fetch(limit, after) {
-    const query = new URLSearchParams({ show: this.show, limit });
+    const query = new URLSearchParams({ show: this.show, limit, ...this.filter });
     if (after !== null) query.set('after', after);
     return api('GET', `/api/conversations?${query}`);
   }

@@ -2,6 +2,7 @@
 
 import { el, icon, iconButton } from './dom.js';
 import { askText } from './inline_question.js';
+import { siteName } from './site_names.js';
 import { t } from './texts.js';
 
 const MAX_TITLE = 200; // characters that the server takes
@@ -9,9 +10,15 @@ const MAX_TITLE = 200; // characters that the server takes
 /** Return what a conversation is called, also while it has no title. */
 export const titleOf = (conversation) => conversation.title || t('chat.untitled');
 
+// Who a visitor of a site is, as far as the site has said, or else which site it is.
+const visitorOf = (conversation) =>
+  conversation.visitor_name ?? siteName(conversation.site_id) ?? t('sidebar.visitor');
+
 /** A list item that is kept as long as its conversation is listed. */
 export class ConversationRow {
   #title = el('span', { class: 'parley-row-title', dir: 'auto' });
+  #visitorName = el('span', { dir: 'auto' });
+  #visitor = el('span', { class: 'parley-row-visitor' }, icon('site'), this.#visitorName);
   #pin = icon('pin');
 
   constructor(conversation) {
@@ -35,9 +42,15 @@ export class ConversationRow {
       this.box.ariaLabel = t('sidebar.selectOne', { title });
       this.more.ariaLabel = this.more.title = t('sidebar.options', { title });
     }
-    if (conversation.pinned === (this.#pin.parentNode !== null)) return;
-    if (conversation.pinned) this.link.append(this.#pin);
-    else this.#pin.remove();
+    if (conversation.channel === 'widget') this.#visitorName.textContent = visitorOf(conversation);
+    this.#mark(this.#visitor, conversation.channel === 'widget');
+    this.#mark(this.#pin, conversation.pinned);
+  }
+
+  #mark(mark, isSet) {
+    if (isSet === (mark.parentNode !== null)) return;
+    if (isSet) this.link.append(mark);
+    else mark.remove();
   }
 
   /** Tell whether this is the conversation that is open. */

@@ -126,7 +126,8 @@ const filterForm = () => el('details', { class: 'parley-filters' }, el('summary'
     choice('role', [['', 'sidebar.anyone'], ['user', 'message.you'], ['assistant', 'message.assistant']]),
     choice('rating', [['', 'sidebar.anyRating'], ['1', 'sidebar.good'], ['-1', 'sidebar.bad']]),
     day('since'),
-    day('until')));
+    day('until'),
+    choice('channel', [['', 'sidebar.all'], ['ui', 'sidebar.here'], ['widget', 'sidebar.widget']])));
 
 const choice = (name, options) => labelled(name, el('select', { name },
   ...options.map(([value, key]) => el('option', { value }, t(key)))));

@@ -1,6 +1,6 @@
 // <parley-export> and <parley-import>: conversations leave, and come back.
 
-import { ApiError } from './api.js';
+import { api, ApiError, call } from './api.js';
 import { el, textButton } from './dom.js';
 import { session } from './session.js';
 import { formatNumber, t } from './texts.js';
@@ -10,16 +10,14 @@ let [format, redact, zip] = ['parley', false, false];
 const notify = (text, kind = 'info') =>
   session.dispatchEvent(new CustomEvent('notice', { detail: { text, kind } }));
 
-/** Export conversations by their ids, or all, as the form says. */
-const exportConversations = async (ids, status) => {
-  const body = { format, redact, zip, ...(ids ? { ids } : { all: true }) };
+const status = el('p', { role: 'status', class: 'parley-note' });
+
+/** Export conversations that are chosen by `ids`, `all` or a filter, as the form says. */
+const exportConversations = async (chosen) => {
   status.textContent = t('data.preparing');
   try {
-    const response = await fetch('/api/export', {
-      method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body),
-    });
-    if (!response.ok) throw new ApiError((await response.json()).error.message, { status: response.status });
-    const blob = await readAll(response, status);
+    const response = await call('POST', '/api/export', { format, redact, zip, ...chosen });
+    const blob = await readAll(response);
     save(blob, nameOf(response));
     status.textContent = t('data.exported', { count: Number(response.headers.get('X-Parley-Conversations')) });
   } catch (error) {
@@ -28,7 +26,7 @@ const exportConversations = async (ids, status) => {
   }
 };
 
-const readAll = async (response, status) => {
+const readAll = async (response) => {
   const parts = [];
   let n = 0;
   for await (const part of response.body) {
@@ -51,20 +49,19 @@ const save = (blob, name) => {
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 };
 
+// Asked for by others, also before the form has been seen.
+document.addEventListener('parley:export', ({ detail }) => exportConversations(detail));
+
 /** The buttons below the form of exports. */
 class ParleyExport extends HTMLElement {
-  #selected = null;
-
   connectedCallback() {
     window.parley = { ...window.parley, setExport: (values) => ([format, redact, zip] = values) };
-    const status = el('p', { role: 'status', class: 'parley-note' });
-    const one = textButton(t('data.exportOne'), () => exportConversations([session.conversation.id], status));
-    const all = textButton(t('data.exportAll'), () => exportConversations(null, status));
+    const one = textButton(t('data.exportOne'), () => exportConversations({ ids: [session.conversation.id] }));
+    const all = textButton(t('data.exportAll'), () => exportConversations({ all: true }));
     const update = () => {
       one.disabled = !session.conversation || session.temporary;
     };
     session.addEventListener('conversation', update);
-    document.addEventListener('parley:export', ({ detail }) => exportConversations(detail.ids, status));
     update();
     this.replaceChildren(el('div', { class: 'parley-buttons' }, one, all), status);
   }
@@ -98,13 +95,10 @@ const importAll = async (files, status) => {
 
 const importFile = async (file) => {
   try {
-    const response = await fetch(`/api/import?name=${encodeURIComponent(file.name)}`, { method: 'POST', body: file,
-      headers: { 'Content-Type': 'application/octet-stream' } });
-    const answer = await response.json();
-    if (!response.ok) return [el('p', { class: 'parley-problem', textContent: `${file.name}: ${answer.error.message}` })];
-    return report(file.name, answer);
-  } catch {
-    return [el('p', { class: 'parley-problem', textContent: `${file.name}: ${t('error.network')}` })];
+    return report(file.name, await api('POST', `/api/import?name=${encodeURIComponent(file.name)}`, file));
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    return [el('p', { class: 'parley-problem', textContent: `${file.name}: ${error.message}` })];
   }
 };
 

@@ -1,19 +1,10 @@
-// Building of elements; text becomes text, never markup.
+// What the page is built of: elements, icons and buttons.
+
+import { el, fitHeight } from './element.js';
+
+export { el, fitHeight };
 
 const SVG = 'http://www.w3.org/2000/svg';
-
-/** Return a new element with properties (`class`, `on` and names with a dash are set as such) and children. */
-export const el = (tag, { class: classes, on = {}, ...properties } = {}, ...children) => {
-  const element = document.createElement(tag);
-  if (classes) element.className = classes;
-  for (const [name, value] of Object.entries(properties)) {
-    if (name === 'role' || name.includes('-')) element.setAttribute(name, value);
-    else element[name] = value;
-  }
-  for (const [name, listener] of Object.entries(on)) element.addEventListener(name, listener);
-  element.append(...children.filter((child) => child !== null));
-  return element;
-};
 
 // Drawn on a field of 24 by 24 with a line of 2.
 const ICONS = {
@@ -22,6 +13,8 @@ const ICONS = {
   export: 'M12 15V3 M7.5 7.5L12 3l4.5 4.5 M5 13v6a2 2 0 0 0 2 2h10a2 2 0 0 0 2-2v-6',
   more: 'M5 12h.01 M12 12h.01 M19 12h.01',
   restore: 'M4 10h10.5a5 5 0 0 1 0 10H10 M8 6l-4 4 4 4',
+  site: 'M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18z M3 12h18 M12 3c3 3 3.5 6 3.5 9s-.5 6-3.5 9c-3-3-3.5-6-3.5-9S9 6 12 3z',
+  warning: 'M12 4L2.5 20h19z M12 10v5 M12 17.5v.01',
   search: 'M11 18a7 7 0 1 0 0-14 7 7 0 0 0 0 14z M16 16l5 5',
   select: 'M4 6.5L5.5 8 8 5 M4 12.5L5.5 14 8 11 M4 18.5L5.5 20 8 17 M12 6.5h8 M12 12.5h8 M12 18.5h8',
   copy: 'M9 9h11v11H9z M5 15H4V4h11v1',
@@ -64,9 +57,3 @@ export const iconButton = (name, label, onClick, { class: classes = '', ...prope
 /** Return a button that shows a text. */
 export const textButton = (text, onClick, properties = {}) =>
   el('button', { type: 'button', class: 'parley-button', textContent: text, ...properties, on: { click: onClick } });
-
-/** Make a textarea as high as its text; its style says how high it may get. */
-export const fitHeight = (area) => {
-  area.style.height = 'auto';
-  area.style.height = `${area.scrollHeight + area.offsetHeight - area.clientHeight}px`;
-};

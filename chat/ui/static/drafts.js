@@ -2,6 +2,10 @@
 
 const keyOf = (id) => `parley.draft.${id ?? 'new'}`;
 
+/** Forget all drafts: whoever logs in next is not to read them. */
+export const forgetDrafts = () => Object.keys(localStorage).filter((key) => key.startsWith(keyOf('')))
+  .forEach((key) => localStorage.removeItem(key));
+
 /** Return the draft for a conversation, null for a new one; empty if there is none. */
 export const readDraft = (id) => localStorage.getItem(keyOf(id)) ?? '';
 

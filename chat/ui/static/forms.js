@@ -38,11 +38,21 @@ const choosePreset = (name) => {
   fill();
 };
 
+// Each owner has presets of their own, so it is here that Gradio learns what there is to choose.
+const presetChoice = (value) => ({ __type__: 'update', choices: [...presets.keys()].map((name) => [name, name]), value });
+
 /** Return what the form of the chat shows: preset, system prompt, recap, and the sampling parameters. */
 const chatFormValues = () => {
   const shown = session.conversation ?? session.newChat;
   const sampling = SAMPLING_FIELDS.map((name) => chosen[name] ?? (name === 'seed' ? null : defaults()[name]));
-  return [shown.preset ?? presets.keys().next().value ?? null, shown.system_prompt ?? '', shown.recap, ...sampling];
+  return [presetChoice(shown.preset ?? firstPreset()), shown.system_prompt ?? '', shown.recap, ...sampling];
+};
+
+const firstPreset = () => presets.keys().next().value ?? null;
+
+const defaultPreset = () => {
+  const name = localStorage.getItem(PRESET);
+  return presets.has(name) ? name : firstPreset();
 };
 
 const fill = () => window.parley.fillChatForm?.();
@@ -65,8 +75,14 @@ const setDefaultPreset = (name) => {
 const settingsValues = () => [
   localStorage.getItem(THEME) ?? 'system',
   document.documentElement.lang,
-  localStorage.getItem(PRESET) ?? presets.keys().next().value ?? null,
+  presetChoice(defaultPreset()),
+  toldInHead('model'),
+  toldInHead('data-folder'),
 ];
+
+// The server tells it to administrators alone.
+const toldInHead = (name) => document.querySelector(`meta[name="parley-${name}"]`)?.content ?? null;
+
 
 const dark = matchMedia('(prefers-color-scheme: dark)');
 
@@ -86,7 +102,7 @@ const follow = () => {
   if (id === shownId) return fill();
   const isFirstMessage = shownId === null && 'seed' in chosen; // the seed that was set goes on to count
   shownId = id;
-  if (id === null) return choosePreset(localStorage.getItem(PRESET) ?? presets.keys().next().value);
+  if (id === null) return choosePreset(defaultPreset());
   if (session.conversation.params) takeStored(session.conversation.params, isFirstMessage);
   fill();
 };

@@ -41,10 +41,10 @@ const addHeader = (pre) => {
 
 const colour = async (code) => {
   const text = code.textContent;
-  const tokens = await partsOf(languageOf(code), text);
-  if (!tokens || code.textContent !== text) return;
-  code.replaceChildren(...tokens.map(([kind, part]) =>
-    kind ? el('span', { class: `parley-code-${kind}`, textContent: part }) : part));
+  const found = await partsOf(languageOf(code), text);
+  if (!found || code.textContent !== text) return;
+  code.replaceChildren(...found.map((part) =>
+    part.kind ? el('span', { class: `parley-code-${part.kind}`, textContent: part.text }) : part.text));
 };
 
 const partsOf = (language, code) => {
@@ -58,7 +58,7 @@ const partsOf = (language, code) => {
 // Code without colours can be read too: what fails is asked for again when the block is shown anew.
 const ask = async (language, code, key) => {
   try {
-    return (await api('POST', '/api/highlight', { code, language })).tokens;
+    return (await api('POST', '/api/highlight', { code, language })).parts;
   } catch {
     parts.delete(key);
     return null;

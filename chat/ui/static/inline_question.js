@@ -16,8 +16,11 @@ export const askText = async (host, label, value, maxLength) => {
 };
 
 /** Cover a host with the question whether to delete; resolves to the answer. */
-export const askDeletion = (host, question) => {
-  const [no, go] = [textButton(t('message.cancel')), textButton(t('message.delete'))];
+export const askDeletion = (host, question) => askFirst(host, question, t('message.delete'));
+
+/** Cover a host with the question whether to do what cannot be taken back; resolves to the answer. */
+export const askFirst = (host, question, label) => {
+  const [no, go] = [textButton(t('message.cancel')), textButton(label)];
   go.classList.add('parley-dangerous');
   const parts = [el('span', { class: 'parley-question' }, question), go, no];
   return ask(host, { role: 'group', ariaLabel: question }, no, parts, (answer) => {

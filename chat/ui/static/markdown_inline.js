@@ -267,7 +267,7 @@ class Writer {
 
   openLink(href) {
     this.node = append(this.flush(), "a");
-    Object.assign(this.node, { href, target: "_blank", rel: "noopener noreferrer nofollow" });
+    Object.assign(this.node, { href, target: "_blank", rel: "noopener noreferrer nofollow ugc" });
   }
 
   writeRun({ char, count, opened, closed }) {

@@ -1,5 +1,6 @@
 // Notices at the edge of the page: what went wrong, what was done, and the way back.
 
+import { ApiError } from './api.js';
 import { el, iconButton, textButton } from './dom.js';
 import { session } from './session.js';
 import { t } from './texts.js';
@@ -22,6 +23,12 @@ export const notify = ({ text, kind = 'info', action = null }) => {
   notice.append(el('span', { class: 'parley-notice-text', textContent: text }), ...buttons(notice, action));
   while (region.children.length > MOST) region.firstChild.remove();
   expire(notice, SECONDS[kind] * 1000);
+};
+
+/** Show why a call of the API failed. */
+export const notifyFailure = (error) => {
+  if (!(error instanceof ApiError)) throw error;
+  notify({ text: error.message, kind: 'error' });
 };
 
 const buttons = (notice, action) => {

@@ -1,11 +1,13 @@
 // The page: its elements, and what connects them with each other and with Gradio's forms.
 
+import { account, markPage } from './account.js';
 import { api } from './api.js';
 import './care.js';
 import './chat.js';
 import './data.js';
 import { connectForms } from './forms.js';
 import { connectKeys } from './keys.js';
+import './late.js';
 import './ledger.js';
 import './model.js';
 import { connectPanel } from './panel.js';
@@ -16,5 +18,6 @@ import './tokens.js';
 document.documentElement.lang = language;
 connectPanel();
 connectKeys();
-const { presets } = await api('GET', '/api/presets');
+const [user, { presets }] = await Promise.all([account(), api('GET', '/api/presets')]);
+markPage(user);
 connectForms(presets);

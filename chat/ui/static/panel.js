@@ -44,6 +44,7 @@ export const uncover = () => {
 export const connectPanel = () => {
   document.addEventListener('parley:toggle-panel', () => toggle('panel'));
   document.addEventListener('parley:toggle-list', () => toggle('sidebar'));
+  document.addEventListener('parley:show-site', () => setOpen('sidebar', true));
   document.addEventListener('click', ({ target }) => target.matches('.gradio-container') && uncover());
   covers.addEventListener('change', uncover);
   let shown; // what is shown is wanted: then nothing may cover it

@@ -8,6 +8,7 @@ import { askDeletion } from './inline_question.js';
 import { openMenu } from './row_menu.js';
 import { selectionBar } from './selection.js';
 import { session } from './session.js';
+import { SiteFilter } from './site_filter.js';
 import { t } from './texts.js';
 
 const VIEWS = ['recent', 'archived', 'trashed'];
@@ -23,6 +24,10 @@ class Sidebar extends HTMLElement {
     remove: (row) => this.#remove(row),
     menu: (row) => openMenu(row.more, t('sidebar.options', { title: titleOf(row.conversation) }), this.#menuOf(row)),
     changed: () => this.#showState(),
+  });
+  #filter = new SiteFilter({
+    changed: () => this.#showFiltered(),
+    named: () => this.#list.refresh(),
   });
   #search = new ConversationSearch({
     open: (id, messageId) => session.open(id, { messageId }),
@@ -50,7 +55,7 @@ class Sidebar extends HTMLElement {
     this.selecting = iconButton('select', t('sidebar.select'), () => this.#select(!this.#list.selection));
     const emptyTrash = textButton(t('sidebar.emptyTrash'), () => this.#emptyTrash());
     this.trash = el('div', { class: 'parley-trash', hidden: true }, emptyTrash);
-    this.tools = el('div', { class: 'parley-views' },
+    this.tools = el('div', { class: 'parley-views' }, this.#filter.element,
       el('div', { role: 'group', ariaLabel: t('sidebar.views') }, ...this.views), this.selecting);
     const lists = el('nav', { class: 'parley-scroll', ariaLabel: t('sidebar.conversations') },
       this.#search.results, this.#list.element);
@@ -66,6 +71,7 @@ class Sidebar extends HTMLElement {
     session.addEventListener('conversation', () => this.#showOpen(), { signal });
     session.addEventListener('list', () => this.#list.refresh(), { signal });
     document.addEventListener('visibilitychange', () => this.#showNewDay(), { signal });
+    this.#filter.listen(signal);
   }
 
   #showNewDay() {
@@ -75,7 +81,12 @@ class Sidebar extends HTMLElement {
   #show(view) {
     this.#view = view;
     this.views.forEach((button, i) => (button.ariaPressed = String(VIEWS[i] === view)));
-    return this.#list.show(view);
+    return this.#list.show(view, this.#filter.query);
+  }
+
+  #showFiltered() {
+    this.#search.clear();
+    return this.#show(this.#view);
   }
 
   #showOpen() {

@@ -1,7 +1,6 @@
 // What a screen reader hears of a growing reply: whole sentences, not every token.
 
-import { el } from './dom.js';
-import { t } from './texts.js';
+import { el } from './element.js';
 
 const SENTENCES = /^[\s\S]*(?:[.!?…。！？](?=\s)|\n)/;
 const MARKS = /[*_`#>|]+/g; // of Markdown
@@ -11,7 +10,13 @@ const MOST_KEPT = 4;
 export class SpokenReply {
   #id = null;
   #length = 0;
-  element = el('div', { class: 'parley-spoken', 'aria-live': 'polite', role: 'status' });
+  #finished;
+  element = el('div', { class: 'parley-spoken', 'aria-live': 'polite', role: 'log' });
+
+  /** `finished` is said at the end of a reply. */
+  constructor(finished) {
+    this.#finished = finished;
+  }
 
   /** Say the sentences that are finished by now. */
   grow(id, text) {
@@ -28,7 +33,7 @@ export class SpokenReply {
   end({ id, content, error }) {
     if (id === this.#id) this.#say(content.slice(this.#length));
     this.#id = null;
-    this.#say(error ?? t('message.finished'));
+    this.#say(error ?? this.#finished);
   }
 
   #say(text) {

@@ -1,5 +1,7 @@
 // The stream of events of this page, held as long as the page is seen.
 
+import { api } from './api.js';
+
 const FIRST_WAIT = 500; // milliseconds
 const LONGEST_WAIT = 5000;
 
@@ -57,6 +59,7 @@ export class Stream {
   #retry() {
     this.close();
     this.#options.onLost();
+    api('GET', '/api/account').catch(() => {}); // a stream does not say that the login has ended; this goes to a new one
     this.#timer = setTimeout(() => this.#connect(true), this.#wait);
     this.#wait = Math.min(this.#wait * 2, LONGEST_WAIT);
   }

@@ -13,7 +13,7 @@ export class Transcript {
   #views = new Map(); // by message id, in their order
   #isFollowing = true;
   #lastTop = 0;
-  #spoken = new SpokenReply();
+  #spoken = new SpokenReply(t('message.finished'));
   #list = el('div', { class: 'parley-messages', role: 'log', 'aria-live': 'off', 'aria-label': t('chat.transcript') });
   #empty = el('div', { class: 'parley-empty' });
   #inner = el('div', { class: 'parley-inner' }, this.#empty, this.#list);

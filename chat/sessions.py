@@ -1,0 +1,41 @@
+"""Sessions: what a browser shows to be somebody without a password each time. Nothing of them is stored."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+LIFE = timedelta(days=14)
+RENEW_AFTER = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Whose a session is, and which of theirs it is one of: all of an epoch end together."""
+
+    user_id: str
+    epoch: int
+    is_old: bool  # enough to be renewed
+
+
+class Sessions:
+    """Issues the tokens of sessions, and reads those that it has issued. Threads may share it."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._serializer = URLSafeTimedSerializer(
+            secret, salt="parley session", signer_kwargs={"key_derivation": "hmac", "digest_method": sha256}
+        )
+
+    def issue(self, user_id: str, epoch: int) -> str:
+        """Return the token of a new session of an account."""
+        return str(self._serializer.dumps([user_id, epoch]))
+
+    def read(self, token: str) -> Session | None:
+        """Return the session of a token; None if it has expired, or is not one of ours."""
+        try:
+            content, issued_at = self._serializer.loads(token, max_age=int(LIFE.total_seconds()), return_timestamp=True)
+        except BadSignature:
+            return None
+        user_id, epoch = content
+        return Session(user_id, epoch, is_old=datetime.now(UTC) - issued_at > RENEW_AFTER)

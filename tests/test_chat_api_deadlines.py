@@ -1,0 +1,238 @@
+"""Clients that are too slow are cut off, and nobody else is kept waiting by them."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, closing
+
+import httpx
+import pytest
+import uvicorn
+from event_readers import eventually
+from fastapi import FastAPI, Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+
+from chat.api.deadlines import DeadlineProtocol
+from chat.api.guard import IMPORT, Guard
+
+PATIENCE = 20  # seconds, on a busy machine
+SOON = 0.4  # seconds: the deadlines here
+
+
+class HastyProtocol(DeadlineProtocol):
+    seconds = {"head": SOON, "body": SOON, "rest": SOON, "idle": SOON}
+    send_seconds = SOON
+
+
+class SmallProtocol(DeadlineProtocol):
+    max_connections = 10
+
+
+class World:
+    """A real server in a thread, whose clients are slow."""
+
+    def __init__(self, protocol: type[DeadlineProtocol]) -> None:
+        self.n_streams = 0
+        app = FastAPI()
+        app.add_middleware(Guard)
+        app.add_api_route("/quick", lambda: PlainTextResponse("quick"))
+        app.add_api_route("/echo", self.echo, methods=["POST"])
+        app.add_api_route(IMPORT, self.echo, methods=["POST"])
+        app.add_api_route("/unread", lambda: PlainTextResponse("unread"), methods=["POST"])
+        app.add_api_route("/endless", self.endless)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        config = uvicorn.Config(app, http=protocol, ws="none", log_config=None, log_level="critical")
+        self.server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self.server.run, args=([self.listener],))
+        self._thread.start()
+        eventually(lambda: self.server.started)
+
+    async def echo(self, request: Request) -> PlainTextResponse:
+        return PlainTextResponse(await request.body())
+
+    async def endless(self) -> StreamingResponse:
+        async def stream() -> AsyncIterator[bytes]:
+            self.n_streams += 1
+            try:
+                while True:
+                    yield b"x" * 10_000
+                    await asyncio.sleep(0)
+            finally:
+                self.n_streams -= 1
+
+        return StreamingResponse(stream())
+
+    def connect(self, text: str = "") -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+        connection.sendall(text.encode("latin-1"))
+        return connection
+
+    def close(self) -> None:
+        self.server.should_exit = True
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with closing(World(HastyProtocol)) as world:
+        yield world
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    """Return what still comes until the other end closes."""
+    received = b""
+    try:
+        while chunk := connection.recv(10_000):
+            received += chunk
+    except ConnectionResetError:  # it has not waited for what we had to say
+        pass
+    return received
+
+
+def trickle(connection: socket.socket, text: str, seconds: float) -> bool:
+    """Send a text byte by byte for a time; tell whether that was possible to the end."""
+    until = time.monotonic() + seconds
+    for byte in text.encode():
+        if time.monotonic() > until:
+            break
+        try:
+            connection.sendall(bytes([byte]))
+        except OSError:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+HEAD = "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+
+
+@pytest.mark.parametrize("text", ["", "G", "GET /quick HTTP/1.1\r\nHost: local", HEAD, f"{HEAD}half"])
+def test_a_request_that_does_not_come_is_given_up(world: World, text: str) -> None:
+    with world.connect(text) as connection:
+        assert rest_of(connection) == b""
+
+
+def test_a_head_that_trickles_is_given_up_too(world: World) -> None:
+    with world.connect("GET /quick HTTP/1.1\r\n") as connection:
+        assert not trickle(connection, "X-Padding: " + "x" * 5000, PATIENCE)
+
+
+def test_a_body_that_trickles_is_given_up_too(world: World) -> None:
+    with world.connect(HEAD.replace("1000", "5000")) as connection:
+        assert not trickle(connection, "x" * 5000, PATIENCE)
+
+
+def test_a_second_request_that_trickles_is_given_up_too(world: World) -> None:
+    with world.connect("GET /quick HTTP/1.1\r\nHost: localhost\r\n\r\n") as connection:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        assert not trickle(connection, "GET /" + "x" * 5000, PATIENCE)
+
+
+def test_the_rest_of_a_body_that_nobody_wants_is_not_awaited_for_ever(world: World) -> None:
+    with world.connect(HEAD.replace("/echo", "/unread").replace("1000", "5000")) as connection:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        assert not trickle(connection, "x" * 5000, PATIENCE)
+
+
+def test_an_import_may_take_as_long_as_it_moves_on(world: World) -> None:
+    text = "x" * 50
+    with world.connect(HEAD.replace("/echo", IMPORT).replace("1000", "50")) as connection:
+        assert trickle(connection, text, PATIENCE)  # more than twice as long as anything else may take
+        assert text.encode() in connection.recv(10_000)
+
+
+def test_an_import_that_stops_is_given_up(world: World) -> None:
+    with world.connect(HEAD.replace("/echo", IMPORT) + "some") as connection:
+        assert rest_of(connection) == b""
+
+
+def test_a_connection_that_is_not_used_again_is_closed(world: World) -> None:
+    with world.connect("GET /quick HTTP/1.1\r\nHost: localhost\r\n\r\n") as connection:
+        assert rest_of(connection).endswith(b"quick")
+
+
+def test_a_connection_that_is_used_again_in_time_stays(world: World) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{world.port}") as client:
+        n_before = world.server.server_state.total_requests
+        for _ in range(8):
+            assert client.post("/echo", content=b"x" * 200_000).content == b"x" * 200_000
+            time.sleep(SOON / 4)
+        assert world.server.server_state.total_requests == n_before + 8
+
+
+def test_requests_that_come_at_once_are_answered_one_after_the_other(world: World) -> None:
+    request = "GET /quick HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with world.connect(request * 3 + request[:20]) as connection:
+        received = rest_of(connection)
+    assert received.count(b"HTTP/1.1 200 OK") == received.count(b"quick") == 3
+
+
+def test_whoever_does_not_read_a_stream_is_cut_off(world: World) -> None:
+    with world.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        connection.sendall(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        eventually(lambda: world.n_streams == 1)
+        eventually(lambda: world.n_streams == 0)
+
+
+def test_whoever_reads_gets_as_much_as_they_like(world: World) -> None:
+    with httpx.stream("GET", f"http://127.0.0.1:{world.port}/endless", timeout=PATIENCE) as stream:
+        until, n_read = time.monotonic() + 3 * SOON, 0
+        for chunk in stream.iter_bytes():
+            n_read += len(chunk)
+            if time.monotonic() > until:
+                break
+    assert n_read > 100_000
+    eventually(lambda: world.n_streams == 0)
+
+
+def test_others_are_served_beside_the_slow_ones_which_then_are_gone(world: World) -> None:
+    with ExitStack() as opened:
+        slow = [opened.enter_context(world.connect("GET / HT")) for _ in range(100)]
+        assert httpx.get(f"http://127.0.0.1:{world.port}/quick", timeout=PATIENCE).text == "quick"
+        assert {rest_of(connection) for connection in slow} == {b""}
+    eventually(lambda: not world.server.server_state.connections)
+
+
+def test_who_comes_when_it_is_full_is_told_when_to_come_again() -> None:
+    with closing(World(SmallProtocol)) as world:
+        with ExitStack() as opened:
+            for _ in range(SmallProtocol.max_connections):
+                opened.enter_context(world.connect("GET / HT"))
+            eventually(lambda: len(world.server.server_state.connections) == SmallProtocol.max_connections)
+            answer = httpx.get(f"http://127.0.0.1:{world.port}/quick", timeout=PATIENCE)
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
+            assert answer.json()["error"]["code"] == "too_many_connections"
+        eventually(lambda: not world.server.server_state.connections)
+        assert httpx.get(f"http://127.0.0.1:{world.port}/quick", timeout=PATIENCE).text == "quick"
+
+
+NO_HTTP = [
+    "\x16\x03\x01\x02\0\x01\0\x01",  # TLS
+    "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 12abc\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    f"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: {'9' * 50}\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: a\r\nX-Long: " + "x" * 100_000,
+    "GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET /quick HTTP/1.1\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("text", NO_HTTP)
+def test_what_is_no_http_is_refused_in_the_form_of_all_errors(world: World, text: str) -> None:
+    with world.connect(text) as connection:
+        received = rest_of(connection)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert b'"type":"invalid_request_error"' in received
+    assert b"nosniff" in received
+
+
+@pytest.mark.parametrize("path", ["/echo", "/unread"])
+def test_a_body_that_breaks_off_into_nonsense_is_refused(world: World, path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with world.connect(f"{head}nonsense\r\n") as connection:
+        assert connection.recv(100)[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 411")

@@ -1,0 +1,167 @@
+"""Accounts and keys in a file, and what is left when an account goes."""
+
+from pathlib import Path
+
+import pytest
+from conftest import ask
+from sqlalchemy import func, select
+
+from storage.accounts import AccountStore, Holdings, KeyNotFound, LastAdmin, NameTaken, UserNotFound
+from storage.conversations import ConversationStore
+from storage.database import Database
+from storage.erasure import ErasureStore
+from storage.errors import ConversationBusy
+from storage.feedback import FeedbackStore
+from storage.presets import PresetStore
+from storage.tables import ApiKey, Conversation, Feedback, Message, StoredPreset, User
+
+CANARY = "canary-51c2"
+
+
+@pytest.fixture
+def accounts(database: Database) -> AccountStore:
+    return AccountStore(database)
+
+
+def add(accounts: AccountStore, *names: str) -> list[User]:
+    return [accounts.add(name, f"hash of {name}", is_admin=False, first_id="local") for name in names]
+
+
+def converse(database: Database, owner: str, text: str, *, ends: bool = True) -> str:
+    """Store a question with its answer, and return the answer's id."""
+    store = ConversationStore(database)
+    chat = store.create(owner, channel="ui").id
+    _, reply = store.begin_turn(owner, chat, content=text, parent_id=None, model="m", params={}, seed=1, title=text)
+    if ends:
+        counts = {"prompt_tokens": 7, "completion_tokens": 3}
+        store.finish_reply(owner, reply.id, content="Yes.", status="complete", finish_reason="stop", **counts)
+    return reply.id
+
+
+def test_the_first_account_takes_over_what_was_the_local_owners(accounts: AccountStore, database: Database) -> None:
+    chat = ask(ConversationStore(database), "Hello?")
+    ada, ben = add(accounts, "ada", "ben")
+    assert [found.id for found in ConversationStore(database).recent(ada.id)] == [chat]
+    assert ConversationStore(database).recent(ben.id) == []
+
+
+def test_only_the_first_account_is_an_administrator_unasked(accounts: AccountStore) -> None:
+    assert [user.is_admin for user in add(accounts, "ada", "ben")] == [True, False]
+
+
+def test_accounts_and_keys_are_there_after_a_restart(accounts: AccountStore, database: Database) -> None:
+    add(accounts, "ada", "ben")
+    accounts.add_key("local", "notebook", ["read"], prefix="parley_abcde", digest="d")
+    database.close()
+    again = AccountStore(Database(database.path))
+    assert [user.name for user in again.all()] == ["ada", "ben"]
+    assert [key.name for key in again.keys("local")] == ["notebook"]
+    again._database.close()
+
+
+def test_a_name_is_taken_in_whatever_letter_cases(accounts: AccountStore) -> None:
+    add(accounts, "ada")
+    with pytest.raises(NameTaken, match="there is an account 'ADA' already"):
+        add(accounts, "ADA")
+    found = accounts.named("Ada")
+    assert found
+    assert found.name == "ada"
+
+
+def test_the_last_administrator_stays_one_and_nothing_else_changes(accounts: AccountStore) -> None:
+    ada, ben = add(accounts, "ada", "ben")
+    with pytest.raises(LastAdmin, match="'ada' is the only administrator"):
+        accounts.change(ada.id, password_hash="other", is_admin=False)
+    assert accounts.get(ada.id).password_hash == "hash of ada"
+    accounts.change(ben.id, is_admin=True)
+    assert accounts.change(ada.id, is_admin=False).is_admin is False
+
+
+def test_another_password_ends_sessions_and_another_hash_of_it_does_not(accounts: AccountStore) -> None:
+    [ada] = add(accounts, "ada")
+    accounts.rehash(ada.id, "stronger")
+    assert (accounts.get(ada.id).password_hash, accounts.get(ada.id).session_epoch) == ("stronger", 0)
+    accounts.change(ada.id, password_hash="other")
+    accounts.end_sessions(ada.id)
+    assert accounts.get(ada.id).session_epoch == 2
+
+
+def test_an_unknown_account_is_not_found(accounts: AccountStore) -> None:
+    with pytest.raises(UserNotFound, match="There is no account 'nobody'"):
+        accounts.get("nobody")
+    assert accounts.named("nobody") is None
+    assert accounts.some(["nobody"]) == {}
+
+
+def test_a_revoked_key_is_neither_listed_nor_found(accounts: AccountStore) -> None:
+    key = accounts.add_key("local", "notebook", ["read"], prefix="parley_abcde", digest="d")
+    found = accounts.find_key("d")
+    assert found
+    assert (found[0].id, found[1]) == (key.id, None)  # there is no account yet
+    accounts.revoke_key(key.id, "local")
+    assert (accounts.keys("local"), accounts.find_key("d")) == ([], None)
+    with pytest.raises(KeyNotFound):
+        accounts.revoke_key(key.id, "local")
+
+
+def test_anothers_key_cannot_be_revoked(accounts: AccountStore) -> None:
+    key = accounts.add_key("ada", "notebook", ["read"], prefix="parley_abcde", digest="d")
+    with pytest.raises(KeyNotFound):
+        accounts.revoke_key(key.id, "ben")
+    assert accounts.find_key("d")
+
+
+def test_holdings_are_counts(accounts: AccountStore, database: Database) -> None:
+    assert accounts.holdings() == {}
+    converse(database, "ada", "one")
+    converse(database, "ada", "two")
+    ConversationStore(database).create("ben", channel="ui")
+    held = accounts.holdings()
+    newest = max(chat.updated_at for chat in ConversationStore(database).recent("ada"))
+    assert held["ada"] == Holdings(2, 4, 20, newest)
+    assert (held["ben"].n_conversations, held["ben"].n_messages, held["ben"].n_tokens) == (1, 0, 0)
+
+
+def count(database: Database, table: type, owner_id: str) -> int:
+    column = table.id if table is User else table.user_id if table is Feedback else table.owner_id
+    with database.read() as session:
+        return session.scalar(select(func.count()).select_from(table).where(column == owner_id)) or 0
+
+
+def test_an_account_goes_with_all_that_is_its_owners(
+    accounts: AccountStore, database: Database, tmp_path: Path
+) -> None:
+    ada, ben = add(accounts, "ada", "ben")
+    for user in (ada, ben):
+        reply = converse(database, user.id, f"{CANARY} {user.name}")
+        FeedbackStore(database).rate(user.id, reply, rating=1, comment=f"{CANARY} {user.name}")
+        PresetStore(database).save(user.id, "poet", system_prompt=f"{CANARY} {user.name}", params={})
+        accounts.add_key(user.id, f"{CANARY} {user.name}", ["read"], prefix="parley_", digest=user.name)
+    receipt = ErasureStore(database).erase_owner(ben.id)
+    assert (len(receipt.conversation_ids), receipt.n_messages) == (1, 2)
+    for table in (User, Conversation, Feedback, StoredPreset, ApiKey):
+        assert (count(database, table, ada.id), count(database, table, ben.id)) == (1, 0)
+    database.close()
+    kept = b"".join(path.read_bytes() for path in tmp_path.glob("parley.db*"))
+    assert f"{CANARY} ada".encode() in kept
+    assert f"{CANARY} ben".encode() not in kept
+    assert b"hash of ben" not in kept
+
+
+def test_the_last_administrator_cannot_go(accounts: AccountStore, database: Database) -> None:
+    ada, _ = add(accounts, "ada", "ben")
+    with pytest.raises(LastAdmin):
+        ErasureStore(database).erase_owner(ada.id)
+    assert accounts.get(ada.id)
+
+
+def test_an_account_stays_whole_while_a_reply_is_written_to_it(accounts: AccountStore, database: Database) -> None:
+    _, ben = add(accounts, "ada", "ben")
+    converse(database, ben.id, "done")
+    converse(database, ben.id, "running", ends=False)
+    with pytest.raises(ConversationBusy):
+        ErasureStore(database).erase_owner(ben.id)
+    assert accounts.get(ben.id)
+    assert count(database, Conversation, ben.id) == 2
+    with database.read() as session:
+        assert session.scalar(select(func.count()).select_from(Message)) == 4
