@@ -285,7 +285,7 @@ def complete(
         except ValueError as error:  # parameters that do not suit this model
             raise SettingsError(f"--param {error}") from None
         if as_json:
-            print_reply_as_json(generation, name_of_model(settings))
+            print_reply_as_json(generation, name_of_model(settings.model))
         else:
             print_reply(generation)
 

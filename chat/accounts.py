@@ -16,7 +16,7 @@ from chat.lockout import Lockout
 from chat.passwords import Passwords
 from chat.sessions import Session
 from chat.text import clean
-from storage.accounts import AccountStore, UserNotFound
+from storage.accounts import AccountStore, NameTaken, UserNotFound
 from storage.errors import StorageError
 from storage.tables import ApiKey, Scope, User, utc_now
 
@@ -26,7 +26,8 @@ NOTE_USE_AFTER = timedelta(hours=1)
 LOGINS_PER_MINUTE = 20  # of one address, to whatever accounts
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-_NAME = re.compile(r"[A-Za-z0-9._@-]{1,60}")
+MAX_NAME = 60
+_NAME = re.compile(rf"[A-Za-z0-9._@-]{{1,{MAX_NAME}}}")
 MAX_KEY_NAME = 60
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class NoAccount(ChatError):
         super().__init__("There are no accounts yet: add one first.")
 
 
-class AccountNeeded(ChatError):
+class NotRemovable(ChatError):
     """The account cannot be removed; the text says why."""
 
 
@@ -77,9 +78,16 @@ class Accounts:
 
     def add(self, name: str, password: str, *, is_admin: bool) -> User:
         """Add an account, the first one as an administrator; raises BadName, BadPassword, NameTaken."""
-        if not _NAME.fullmatch(name):
-            raise BadName(f"name: expected 1 to 60 of the letters a to z, digits and . _ - @, got {name[:80]!r}")
+        self.check_new(name)
         return self._store.add(name, self._passwords.hash(password), is_admin=is_admin, first_id=LOCAL_OWNER)
+
+    def check_new(self, name: str) -> None:
+        """Raise BadName or NameTaken if no account can be added that is called so."""
+        if not _NAME.fullmatch(name):
+            rule = f"1 to {MAX_NAME} of the letters a to z, digits and . _ - @"
+            raise BadName(f"name: expected {rule}, got {name[:80]!r}")
+        if self._store.named(name):
+            raise NameTaken(name)
 
     def named(self, name: str) -> User:
         """Return the account of a name; raises UserNotFound."""
@@ -91,33 +99,37 @@ class Accounts:
     def log_in(self, name: str, password: str, address: str) -> User:
         """Return whose name and password these are; raises WrongPassword, and LimitExceeded for who may not try."""
         self._limiter.take("logins", address, LOGINS_PER_MINUTE, 60)
-        self._lockout.begin(name, address)
-        user = self._store.named(name)
-        kept = user.password_hash if user else None
-        if not self._passwords.check(kept, password) or user is None:
-            raise WrongPassword
-        self._lockout.succeed(name, address)
+        called = name[: MAX_NAME + 1]  # no longer name is an account's, and what is counted is remembered
+        with self._passwords.turn():  # or a busy moment would count as a wrong password
+            self._lockout.begin(called, address)
+            user = self._store.named(called)
+            kept = user.password_hash if user else None
+            if not self._passwords.check(kept, password) or user is None:
+                raise WrongPassword
+        self._lockout.succeed(called, address)
         if self._passwords.is_outdated(user.password_hash):
             self._store.rehash(user.id, self._passwords.hash(password))
         return user
 
-    def change(self, user_id: str, *, password: str | None = None, is_admin: bool | None = None) -> User:
-        """Change what is not None; another password ends all sessions.
+    def change(
+        self, user_id: str, *, password: str | None = None, is_admin: bool | None = None, keep_keys: bool = False
+    ) -> User:
+        """Change what is not None; another password ends all sessions, and all API keys unless they are to be kept.
 
         Raises BadPassword, UserNotFound, LastAdmin: nothing is changed then.
         """
         kept = None if password is None else self._passwords.hash(password)
-        return self._store.change(user_id, password_hash=kept, is_admin=is_admin)
+        return self._store.change(user_id, password_hash=kept, is_admin=is_admin, keep_keys=keep_keys)
 
     def check_removable(self, user: User) -> None:
-        """Raise AccountNeeded for the account that cannot be removed."""
+        """Raise NotRemovable for the account that cannot be removed."""
         if user.id == LOCAL_OWNER:
-            raise AccountNeeded(
+            raise NotRemovable(
                 f"{user.name!r} is the first account, for which the command line acts: it cannot be removed."
             )
 
     def add_key(self, owner_id: str, name: str, scopes: Sequence[str]) -> tuple[ApiKey, str]:
-        """Return a new API key as it is kept, and itself, which is not; raises BadName, BadScopes."""
+        """Return a new API key as it is kept, and itself, which is not; raises BadName, BadScopes, OwnerGone."""
         name = " ".join(clean(name).split())
         if not 1 <= len(name) <= MAX_KEY_NAME:
             raise BadName(f"name: expected 1 to {MAX_KEY_NAME} characters, got {len(name)}")
@@ -142,6 +154,8 @@ class Accounts:
         if kept.last_used_at is None or utc_now() - kept.last_used_at > NOTE_USE_AFTER:
             self._note_use(kept)
         scopes = frozenset(cast(list[Scope], kept.scopes))
+        if user and not user.is_admin:
+            scopes -= {"metrics"}  # which are of all accounts
         return Identity(kept.owner_id, user.name if user else None, is_admin=False, scopes=scopes)
 
     def of_session(self, session: Session | None) -> Identity | None:

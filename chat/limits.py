@@ -3,12 +3,17 @@
 import math
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from chat.errors import ChatError
 
 MAX_CALLERS = 20_000
 """So many are remembered at most, the last ones: others' calls do not count any more."""
+FULL_SECONDS = 10
+"""After which it is worth asking whether a stream of one's own has ended."""
 
 
 class LimitExceeded(ChatError):
@@ -17,6 +22,13 @@ class LimitExceeded(ChatError):
     def __init__(self, text: str, retry_after: int) -> None:
         super().__init__(f"{text} Try again in {retry_after} s.")
         self.retry_after = retry_after
+
+
+def seconds_of_day_left() -> int:
+    """Return how many seconds it is to midnight in UTC, at least 1."""
+    now = datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    return math.ceil((midnight - now).total_seconds())
 
 
 class RateLimiter:
@@ -52,7 +64,9 @@ class RateLimiter:
 class DailyTokens:
     """Counts the tokens that callers use on a day, which begins at midnight in UTC. Threads may share it."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None) -> None:
+        """Let callers have so many a day, or as many as they like for None."""
+        self._limit = limit
         self._lock = threading.Lock()
         self._day = datetime.now(UTC).date()
         self._used: dict[str, int] = {}
@@ -63,17 +77,36 @@ class DailyTokens:
             self._turn_over()
             self._used[caller] = self._used.get(caller, 0) + n_tokens
 
-    def check(self, caller: str, limit: int) -> None:
+    def check(self, caller: str) -> None:
         """Raise LimitExceeded if a caller has used as much as it may on this day."""
+        if self._limit is None:
+            return
         with self._lock:
             self._turn_over()
-            used, tomorrow = self._used.get(caller, 0), self._day + timedelta(days=1)
-        if used >= limit:
-            midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=UTC)
-            seconds = math.ceil((midnight - datetime.now(UTC)).total_seconds())
-            raise LimitExceeded(f"tokens: at most {limit:,} on a day (UTC).", max(1, seconds))
+            used = self._used.get(caller, 0)
+        if used >= self._limit:
+            raise LimitExceeded(f"tokens: at most {self._limit:,} on a day (UTC).", seconds_of_day_left())
 
     def _turn_over(self) -> None:
         today = datetime.now(UTC).date()
         if today != self._day:
             self._day, self._used = today, {}
+
+
+class OpenStreams:
+    """Counts the streams that callers have open; for one event loop."""
+
+    def __init__(self) -> None:
+        self._n_open: Counter[str] = Counter()
+
+    @contextmanager
+    def slot(self, limits: Mapping[str, int]) -> Iterator[None]:
+        """Count one more of all these callers, each of whom may have so many, to the end; raises LimitExceeded."""
+        for caller, n in limits.items():
+            if self._n_open[caller] >= n:
+                raise LimitExceeded(f"open streams: at most {n:,} at a time.", FULL_SECONDS)
+        self._n_open += Counter(limits.keys())
+        try:
+            yield
+        finally:
+            self._n_open -= Counter(limits.keys())  # which forgets those who have none

@@ -9,6 +9,7 @@ from types import EllipsisType
 from chat.bus import Bus
 from chat.context import Context
 from chat.errors import AlreadySent, ChatError, NotPossible
+from chat.identity import engine_owner
 from chat.ledger import Ledger, join_ledger, split_ledger
 from chat.loaded_model import LoadedModel
 from chat.prompts import split_prompt
@@ -301,8 +302,9 @@ class DialogueManager:
         try:
             path = self._store.path(owner_id, conversation.id, reply.parent_id, ledgers=True)
             context = model.build(path, conversation, params, begun.token_ids if begun else ())
+            owner = engine_owner(owner_id, conversation.visitor_id)
             generation = model.engine.submit(
-                context.token_ids, context.params(params), owner=_cache_owner(conversation), n_shared=context.n_shared
+                context.token_ids, context.params(params), owner=owner, n_shared=context.n_shared
             )
         except (ChatError, ModelError, StorageError, ValueError) as error:  # the last: parameters, for this model
             self._store.finish_reply(
@@ -387,9 +389,3 @@ def _parent_id(reply: Message) -> str:
     if reply.parent_id is None:
         raise NotPossible("The reply answers no message: there is nothing to write it anew from.")
     return reply.parent_id
-
-
-def _cache_owner(conversation: Conversation) -> str:
-    """Return who shares what has been computed of a conversation, and its turn in the line: each visitor alone."""
-    visitor = conversation.visitor_id
-    return f"{conversation.owner_id} visitor:{visitor}" if visitor else conversation.owner_id

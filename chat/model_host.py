@@ -10,6 +10,7 @@ from typing import Literal
 
 from chat.errors import ChatError, ModelNotReady, NotPossible
 from chat.loaded_model import LoadedModel
+from chat.opening import name_of_model
 from chat.progress import ProgressBar, progress_bar
 from chat.settings import SettingsError
 from model.engine.generation import Generation
@@ -94,8 +95,9 @@ class ModelHost:
             if self._status.next:
                 raise NotPossible(f"The model {self._status.next} is being loaded: wait until it is here.")
             self._loader = threading.Thread(target=self._load, args=(name,), name="model loader", daemon=True)
-            shown = self._status.name if self._model else name
-            self._status = replace(self._status, name=shown, next=name, label="", done=0, total=0, error=None)
+            called = name_of_model(name)  # everybody sees it: where it is on this machine is for nobody
+            shown = self._status.name if self._model else called
+            self._status = replace(self._status, name=shown, next=called, label="", done=0, total=0, error=None)
             if self._model is None:
                 self._status = replace(self._status, state="loading")
         self._tell()
@@ -125,10 +127,10 @@ class ModelHost:
         except _Closed:
             opened.close()
         except (ChatError, ModelError, SettingsError, OSError) as error:
-            self._fail(str(error))
+            self._fail(str(error).replace(name, name_of_model(name)))
         except Exception:  # whatever it is: those who wait must hear of it
             logger.exception("the model %s could not be loaded", name)
-            self._fail(f"The model {name} could not be loaded; Parley's log says why.")
+            self._fail(f"The model {name_of_model(name)} could not be loaded; Parley's log says why.")
 
     def _replace(self, model: LoadedModel, opened: ExitStack) -> None:
         with self._lock:

@@ -23,7 +23,7 @@ def open_model(settings: Settings, bar: ProgressBar = progress_bar) -> Iterator[
     digest = digest_of(settings, checkpoint, bar)
     with open_engine(settings, checkpoint, plan, bar) as engine:
         builder = new_context_builder(settings, checkpoint, plan.n_ctx)
-        name, params = name_of_model(settings), checkpoint.sampling_params
+        name, params = name_of_model(settings.model), checkpoint.sampling_params
         yield LoadedModel(name, digest, engine, builder, params, checkpoint.bos_id)
 
 
@@ -48,6 +48,6 @@ def digest_of(settings: Settings, checkpoint: Checkpoint, bar: ProgressBar = pro
         return checkpoint_digest(checkpoint.path, progress)
 
 
-def name_of_model(settings: Settings) -> str:
-    """Return what a model is called: its name in the catalog, or that of its file."""
-    return settings.model if settings.model in CATALOG else Path(settings.model).stem
+def name_of_model(model: str) -> str:
+    """Return what a model of the settings is called: its name in the catalog, or that of its file or folder."""
+    return model if model in CATALOG else Path(model).stem

@@ -38,23 +38,23 @@ class Passwords:
         password = _normal(password)
         if not MIN_CHARS <= len(password) <= MAX_CHARS:
             raise BadPassword(f"password: expected {MIN_CHARS} to {MAX_CHARS} characters, got {len(password)}")
-        with self._turn():
+        with self.turn():
             return self._hasher.hash(password)
 
     def check(self, kept: str | None, password: str) -> bool:
-        """Tell whether a password is that of a hash; for None, nobody's, it takes as long. Raises LimitExceeded."""
-        with self._turn():
-            try:
-                return self._hasher.verify(kept or self._of_nobody, _normal(password)) and kept is not None
-            except (VerificationError, InvalidHashError):
-                return False
+        """Tell, in a turn, whether a password is that of a hash; for None, nobody's, it takes as long."""
+        try:
+            return self._hasher.verify(kept or self._of_nobody, _normal(password)) and kept is not None
+        except (VerificationError, InvalidHashError):
+            return False
 
     def is_outdated(self, kept: str) -> bool:
         """Tell whether a hash was made with other parameters than those of today."""
         return self._hasher.check_needs_rehash(kept)
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def turn(self) -> Iterator[None]:
+        """Wait until few enough hash; raises LimitExceeded if too many wait already."""
         if not self._places.acquire(blocking=False):  # or all threads of the server would wait here
             raise LimitExceeded(f"passwords: at most {MAX_AT_ONCE + MAX_WAITING} are checked at a time.", 1)
         try:

@@ -2,7 +2,10 @@
 
 import os
 import secrets
+from hashlib import sha256
 from pathlib import Path
+
+from itsdangerous import URLSafeTimedSerializer
 
 from chat.settings import SettingsError
 
@@ -24,6 +27,12 @@ def load_secret(data: Path) -> bytes:
             "Parley again, which makes a new one. All must log in again then."
         )
     return secret
+
+
+def signer(secret: bytes, purpose: str) -> URLSafeTimedSerializer:
+    """Return what signs with a secret for one purpose: what it has signed is worth nothing for another."""
+    kwargs = {"key_derivation": "hmac", "digest_method": sha256}
+    return URLSafeTimedSerializer(secret, salt=purpose, signer_kwargs=kwargs)
 
 
 def _make(path: Path) -> bytes:

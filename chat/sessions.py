@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 
-from itsdangerous import BadSignature, URLSafeTimedSerializer
+from itsdangerous import BadSignature
+
+from chat.secret import signer
 
 LIFE = timedelta(days=14)
 RENEW_AFTER = timedelta(days=1)
@@ -23,9 +24,7 @@ class Sessions:
     """Issues the tokens of sessions, and reads those that it has issued. Threads may share it."""
 
     def __init__(self, secret: bytes) -> None:
-        self._serializer = URLSafeTimedSerializer(
-            secret, salt="parley session", signer_kwargs={"key_derivation": "hmac", "digest_method": sha256}
-        )
+        self._serializer = signer(secret, "parley session")
 
     def issue(self, user_id: str, epoch: int) -> str:
         """Return the token of a new session of an account."""

@@ -5,11 +5,12 @@ import secrets
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+import idna
+from pydantic import AfterValidator, Field
 
 from chat.errors import ChatError
+from chat.given import CLEAN, ONE_LINE, Given
 from chat.presets import find_preset, presets_of
-from chat.text import clean
 from storage.presets import PresetStore
 from storage.sites import SiteStore, SiteValues
 from storage.tables import Site
@@ -78,7 +79,8 @@ def _host_of(parts: SplitResult) -> str:
     star, host = "", parts.hostname or ""
     if host.startswith("*."):
         star, host = "*.", host[2:]
-    return star + host.encode("idna").decode()  # a UnicodeError is a ValueError
+    # as browsers do it (UTS 46); with the codec of Python, of 2003, ß would be ss, which is somebody else's
+    return star + idna.encode(host, uts46=True).decode()  # an IDNAError is a ValueError
 
 
 def allows(site: Site, origin: str) -> bool:
@@ -95,32 +97,16 @@ def _covers(listed: str, origin: str) -> bool:
     return origin == listed if not star else origin.startswith(scheme) and origin[len(scheme) :].endswith(rest)
 
 
-def _one_line(value: object) -> object:
-    return " ".join(clean(value).split()) if isinstance(value, str) else value
-
-
-def _clean(value: object) -> object:
-    return clean(value) if isinstance(value, str) else value
-
-
-Name = Annotated[str, Field(min_length=1, max_length=100, examples=["The shop"]), BeforeValidator(_one_line)]
+Name = Annotated[str, Field(min_length=1, max_length=100, examples=["The shop"]), ONE_LINE]
 Origin = Annotated[str, AfterValidator(parse_origin), Field(max_length=300, examples=["https://shop.example"])]
 Messages = Annotated[int, Field(ge=1, le=100_000)]
-
-
-class Given(BaseModel):
-    """What an owner says: no field but those named here, and no value of another type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Appearance(Given):
     """How the chat looks; a page may say otherwise for itself."""
 
-    title: Annotated[str, Field(max_length=60), BeforeValidator(_one_line)] = ""
-    greeting: Annotated[str, Field(max_length=500), BeforeValidator(_clean)] = (
-        ""  # stands there before the first message
-    )
+    title: Annotated[str, Field(max_length=60), ONE_LINE] = ""
+    greeting: Annotated[str, Field(max_length=500), CLEAN] = ""  # stands there before the first message
     language: Literal["auto", "en", "de"] = "auto"  # the visitor's own
     theme: Literal["auto", "light", "dark"] = "auto"
     accent: Annotated[str, Field(pattern="^#[0-9A-Fa-f]{6}$")] = "#2563eb"
@@ -138,7 +124,7 @@ class SiteChange(Given):
     enabled: bool = True
     appearance: Appearance = Appearance()
     preset: str | None = Field(None, description="Its system prompt counts if there is none here.")
-    system_prompt: Annotated[str, Field(max_length=MAX_SYSTEM_PROMPT), BeforeValidator(_clean)] | None = None
+    system_prompt: Annotated[str, Field(max_length=MAX_SYSTEM_PROMPT), CLEAN] | None = None
     messages_per_visitor: Messages = Field(20, description="In ten minutes.")
     messages_per_address: Messages = Field(60, description="In ten minutes, of all visitors that share an address.")
     tokens_per_day: Annotated[int, Field(ge=1, le=2**40)] | None = Field(

@@ -5,14 +5,15 @@ import hmac
 import secrets
 import threading
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from itsdangerous import BadData, URLSafeTimedSerializer
+from itsdangerous import BadData
 
 from chat.errors import ChatError, MessageTooLong, NotPossible
-from chat.limits import LimitExceeded, RateLimiter
+from chat.limits import DailyTokens, LimitExceeded, RateLimiter, seconds_of_day_left
 from chat.presets import PLAIN, Preset, presets_of
+from chat.secret import signer
 from chat.sites import OriginNotListed, SiteDisabled, UnknownSite, allows
 from chat.text import check_message
 from chat.workspace import Workspace
@@ -24,7 +25,9 @@ from storage.tables import Message, Site, utc_now
 TOKEN_PREFIX = "vis_"
 TOKEN_DAYS = 30
 MAX_CHARS = 8000  # of a visitor's message
-NEW_VISITORS = (10, 60)  # of one address, within so many seconds
+SESSIONS = (60, 60)  # begun or renewed of one address, within so many seconds
+NEW_VISITORS = (10, 60)  # and of those the new ones
+SPENT = "This chat has answered as much as it may today."
 WINDOW = 600  # seconds, for which a site says how many messages there may be
 
 
@@ -49,7 +52,7 @@ class PresetUnfit(ChatError):
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class VouchedUser:
     """A visitor as the site knows them, and its word for it."""
 
     id: str
@@ -57,7 +60,7 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class VisitorSession:
     """A visitor on a site, whose page has shown them the chat."""
 
     site: Site
@@ -78,12 +81,12 @@ class Sent:
 class Visitors:
     """Lets visitors in and passes on what they send. Threads may share it; it keeps no more than counts of them."""
 
-    def __init__(self, workspace: Workspace, secret: bytes) -> None:
+    def __init__(self, workspace: Workspace, secret: bytes, tokens: DailyTokens) -> None:
+        """Let visitors use what an owner may use on a day, besides what their site may."""
         self._workspace = workspace
+        self._owners_tokens = tokens
         self._secret = secret
-        self._tokens = URLSafeTimedSerializer(
-            secret, salt="visitor", signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
-        )
+        self._tokens = signer(secret, "visitor")
         self._limiter = RateLimiter()
         self._sending = threading.Lock()
 
@@ -102,24 +105,25 @@ class Visitors:
         return site
 
     def enter(
-        self, key: str, origin: str, own_origin: str, *, address: str, token: str | None, user: User | None
-    ) -> tuple[str, Session]:
+        self, key: str, origin: str, own_origin: str, *, address: str, token: str | None, user: VouchedUser | None
+    ) -> tuple[str, VisitorSession]:
         """Return a visitor's token and session: that of an earlier token, renewed, or a new one.
 
         A user whom the site vouches for is the same visitor on all their devices. Raises as `door` does, WrongHash,
-        and LimitExceeded if an address has too many new ones.
+        and LimitExceeded if an address has too many, or too many new ones.
         """
+        self._take(SESSIONS, "sessions", self._caller(address))
         site = self.door(key, origin, own_origin)
         earlier = self._earlier(token, site, origin)
         visitor = earlier if user is None else self._vouched(site, user)
         if visitor is None or visitor != earlier:
             self._take(NEW_VISITORS, "new sessions", self._caller(address))
             visitor = visitor or Visitor(site.id, secrets.token_hex(16))
-        session = Session(site, visitor, origin)
+        session = VisitorSession(site, visitor, origin)
         claims = {"v": visitor.id, "s": site.id, "k": site.key, "o": origin, "n": visitor.name}
         return TOKEN_PREFIX + str(self._tokens.dumps(claims)), session
 
-    def find(self, token: str, own_origin: str) -> Session:
+    def find(self, token: str, own_origin: str) -> VisitorSession:
         """Return the session of a token; raises NoVisitor, whatever has become of it or of its site."""
         claims = self._claims(token)
         if claims is None:
@@ -128,10 +132,10 @@ class Visitors:
         is_open = site is not None and site.id == claims["s"] and site.enabled
         if site is None or not is_open or not (claims["o"] == own_origin or allows(site, claims["o"])):
             raise NoVisitor
-        return Session(site, Visitor(site.id, claims["v"], claims["n"]), claims["o"])
+        return VisitorSession(site, Visitor(site.id, claims["v"], claims["n"]), claims["o"])
 
     def send(
-        self, session: Session, conversation_id: str | None, text: str, *, idempotency_key: str, address: str
+        self, session: VisitorSession, conversation_id: str | None, text: str, *, idempotency_key: str, address: str
     ) -> Sent:
         """Store a visitor's message, in a new conversation if it names none, and start the reply to it.
 
@@ -147,11 +151,12 @@ class Visitors:
                 return self._sent_before(site.owner_id, earlier, text, idempotency_key)
             if conversation_id is not None:
                 self._workspace.sites.conversation(visitor, conversation_id)
+            _ = manager.model  # without one nothing is counted
+            self._check_quotas(session, address)
             preset = self._preset(site)
             params = self._params(preset)
             system_prompt = preset.system_prompt if site.system_prompt is None else site.system_prompt
             text = manager.check(text, params, system_prompt=system_prompt)
-            self._check_quotas(session, address)
             if conversation_id is None:
                 conversation_id = manager.start(
                     site.owner_id,
@@ -177,17 +182,24 @@ class Visitors:
         reply = found and found[1]
         return Sent(message.conversation_id, message.id, reply.id if reply else None, is_new=False)
 
-    def _check_quotas(self, session: Session, address: str) -> None:
+    def _check_quotas(self, session: VisitorSession, address: str) -> None:
         site, visitor, manager = session.site, session.visitor, self._workspace.manager
         for conversation_id in self._workspace.sites.in_flight(visitor):
             if manager.turn(site.owner_id, conversation_id):
                 raise ConversationBusy
-        now = utc_now()
-        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        if site.tokens_per_day is not None and self._workspace.sites.n_tokens(site.id, today) >= site.tokens_per_day:
-            raise LimitExceeded("This chat has answered as much as it may today.", _seconds(today, now))
         self._take((site.messages_per_visitor, WINDOW), "messages", visitor.id)
         self._take((site.messages_per_address, WINDOW), "messages", f"{site.id} {self._caller(address)}")
+        self._check_tokens(site)
+
+    def _check_tokens(self, site: Site) -> None:
+        """Raise LimitExceeded if the site, or its owner in all, has used as much as it may today."""
+        try:
+            self._owners_tokens.check(site.owner_id)
+        except LimitExceeded as error:
+            raise LimitExceeded(SPENT, error.retry_after) from None
+        today = utc_now().replace(hour=0, minute=0, second=0, microsecond=0)
+        if site.tokens_per_day is not None and self._workspace.sites.n_tokens(site.id, today) >= site.tokens_per_day:
+            raise LimitExceeded(SPENT, seconds_of_day_left())
 
     def _take(self, limit: tuple[int, int], what: str, caller: str) -> None:
         n, seconds = limit
@@ -223,7 +235,7 @@ class Visitors:
             return None
         return claims
 
-    def _vouched(self, site: Site, user: User) -> Visitor:
+    def _vouched(self, site: Site, user: VouchedUser) -> Visitor:
         key = identity_secret(self._secret, site)
         expected = hmac.new(key.encode(), user.id.encode(), hashlib.sha256).hexdigest()
         if not hmac.compare_digest(expected.encode(), user.hash.encode()):
@@ -243,8 +255,3 @@ def identity_secret(secret: bytes, site: Site) -> str:
 
 def _hmac(secret: bytes, text: str) -> str:
     return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
-
-
-def _seconds(today: datetime, now: datetime) -> int:
-    """Return how long it is until tomorrow."""
-    return int((today + timedelta(days=1) - now).total_seconds()) + 1

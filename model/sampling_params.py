@@ -101,6 +101,8 @@ class SamplingParams:
         for name, token_ids in fields.items():
             largest = max(token_ids, default=0)
             _check(name, largest, largest < n_vocab, f"token ids between 0 and {n_vocab - 1}")
+        n_banned = len(set(self.banned_token_ids))
+        _check("banned_token_ids", n_banned, n_banned < n_vocab, f"fewer than all {n_vocab} tokens")
 
     def _check_filters(self) -> None:
         self._check("temperature", _is_number(self.temperature, 0, 100), "between 0 and 100")

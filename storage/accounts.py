@@ -4,12 +4,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session
 
 from storage.database import Database
 from storage.errors import StorageError
-from storage.tables import ApiKey, Conversation, Message, Scope, User, utc_now
+from storage.queries import check_owner
+from storage.tables import ApiKey, Conversation, Message, Scope, Site, User, utc_now
 
 
 class UserNotFound(StorageError):
@@ -114,8 +115,18 @@ class AccountStore:
         with self._database.read() as session:
             return {owner_id: Holdings(*counts) for owner_id, *counts in session.execute(query)}
 
-    def change(self, user_id: str, *, password_hash: str | None = None, is_admin: bool | None = None) -> User:
-        """Change what is not None; another password ends all sessions. Raises UserNotFound, LastAdmin."""
+    def change(
+        self,
+        user_id: str,
+        *,
+        password_hash: str | None = None,
+        is_admin: bool | None = None,
+        keep_keys: bool = False,
+    ) -> User:
+        """Change what is not None; another password ends all sessions, and all API keys unless they are to be kept.
+
+        Raises UserNotFound, LastAdmin.
+        """
         with self._database.write() as session:
             user = find_user(session, user_id)
             if is_admin is not None:
@@ -125,6 +136,8 @@ class AccountStore:
             if password_hash is not None:
                 user.password_hash = password_hash
                 user.session_epoch += 1
+                if not keep_keys:
+                    _revoke_keys(session, user_id)
         return user
 
     def rehash(self, user_id: str, password_hash: str) -> None:
@@ -133,14 +146,28 @@ class AccountStore:
             find_user(session, user_id).password_hash = password_hash
 
     def end_sessions(self, user_id: str) -> None:
-        """End all sessions of an account; raises UserNotFound."""
+        """End all sessions of an account, whose API keys stay; raises UserNotFound."""
         with self._database.write() as session:
             find_user(session, user_id).session_epoch += 1
 
+    def lock_out(self, user_id: str) -> None:
+        """End all sessions and API keys of an account, its password and its sites, so that nothing more comes from it.
+
+        For who is to be erased. Raises UserNotFound, LastAdmin.
+        """
+        with self._database.write() as session:
+            user = find_user(session, user_id)
+            check_other_admin(session, user)
+            user.session_epoch += 1
+            user.password_hash = ""  # that of no password
+            _revoke_keys(session, user_id)
+            session.execute(update(Site).where(Site.owner_id == user_id).values(enabled=False))
+
     def add_key(self, owner_id: str, name: str, scopes: Sequence[Scope], *, prefix: str, digest: str) -> ApiKey:
-        """Add an API key, of which only the digest is kept."""
+        """Add an API key, of which only the digest is kept; raises OwnerGone."""
         key = ApiKey(owner_id=owner_id, name=name, scopes=list(scopes), prefix=prefix, digest=digest)
         with self._database.write() as session:
+            check_owner(session, owner_id)
             session.add(key)
         return key
 
@@ -192,6 +219,11 @@ def check_other_admin(session: Session, user: User) -> None:
     others = exists().where(User.is_admin, User.id != user.id)
     if user.is_admin and not session.scalar(select(others)):
         raise LastAdmin(user.name)
+
+
+def _revoke_keys(session: Session, owner_id: str) -> None:
+    good = update(ApiKey).where(ApiKey.owner_id == owner_id, ApiKey.revoked_at.is_(None))
+    session.execute(good.values(revoked_at=utc_now()))
 
 
 def _by_name(session: Session, name: str) -> User | None:

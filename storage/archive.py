@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from storage.database import Database
 from storage.ledgers import rename_in_ledger
-from storage.queries import may_rate
+from storage.queries import check_owner, may_rate
 from storage.search import index_messages, index_titles
 from storage.tables import Base, Channel, Conversation, Feedback, Message, new_id
 
@@ -64,8 +64,12 @@ class ArchiveStore:
 
     @contextmanager
     def importing(self, owner_id: str) -> Iterator["Import"]:
-        """Take conversations in under an owner: all that are added until the end, or none after an exception."""
+        """Take conversations in under an owner: all that are added until the end, or none after an exception.
+
+        Raises OwnerGone.
+        """
         with self._database.write() as session:
+            check_owner(session, owner_id)
             yield Import(session, owner_id)
 
 

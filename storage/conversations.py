@@ -14,7 +14,15 @@ from sqlalchemy.orm import Session, defer
 from storage.database import Database
 from storage.errors import MessageNotFound
 from storage.lists import LAST_TRASHED, LAST_USED, Page, select_page
-from storage.queries import check_answerable, check_idle, find_conversation, find_message, next_seq, path_to
+from storage.queries import (
+    check_answerable,
+    check_idle,
+    check_owner,
+    find_conversation,
+    find_message,
+    next_seq,
+    path_to,
+)
 from storage.search import index_messages, index_titles
 from storage.tables import (
     Channel,
@@ -65,7 +73,10 @@ class ConversationStore:
         model: str | None = None,
         visitor: Visitor | None = None,
     ) -> Conversation:
-        """A new conversation without messages, of a visitor of one of the owner's sites if one is named."""
+        """A new conversation without messages, of a visitor of one of the owner's sites if one is named.
+
+        Raises OwnerGone, as `begin_turn` and `begin_reply` do.
+        """
         conversation = Conversation(
             owner_id=owner_id,
             channel=channel,
@@ -78,6 +89,7 @@ class ConversationStore:
             model=model,
         )
         with self._database.write() as session:
+            check_owner(session, owner_id)
             session.add(conversation)
         return conversation
 
@@ -165,6 +177,7 @@ class ConversationStore:
         message that this one is an edit of. An idempotency key is the message's own within its conversation.
         """
         with self._database.write() as session:
+            check_owner(session, owner_id)
             conversation = find_conversation(session, owner_id, conversation_id)
             for message_id in filter(None, (parent_id, edits_id)):
                 check_answerable(session, conversation_id, message_id)
@@ -210,6 +223,7 @@ class ConversationStore:
         It begins with `content`, that of the reply that it continues, if it does.
         """
         with self._database.write() as session:
+            check_owner(session, owner_id)
             conversation = find_conversation(session, owner_id, conversation_id)
             for message_id in filter(None, (parent_id, continues_id)):
                 check_answerable(session, conversation_id, message_id)

@@ -7,6 +7,7 @@ StorageError
   + MessageNotFound         no such message, or another owner's
   + ConversationBusy        the reply to be answered is still being written
   + ConversationMoved       somebody has gone on with it meanwhile
+  + OwnerGone               whose it would be has no account any more
 
 What only one module raises is defined there.
 """
@@ -65,3 +66,10 @@ class ConversationMoved(StorageError):
         super().__init__(
             "The conversation has gone on elsewhere, for example in another tab: read it, then send again."
         )
+
+
+class OwnerGone(StorageError):
+    """The account has been removed since it was let in; nothing has been stored."""
+
+    def __init__(self) -> None:
+        super().__init__("This account has been removed.")

@@ -4,6 +4,7 @@ from sqlalchemy import select
 
 from storage.database import Database
 from storage.errors import StorageError
+from storage.queries import check_owner
 from storage.tables import JsonObject, StoredPreset, utc_now
 
 
@@ -27,8 +28,9 @@ class PresetStore:
             return list(session.scalars(query))
 
     def save(self, owner_id: str, name: str, *, system_prompt: str | None, params: JsonObject) -> None:
-        """Keep a preset, in place of the owner's one of that name if there is one."""
+        """Keep a preset, in place of the owner's one of that name if there is one; raises OwnerGone."""
         with self._database.write() as session:
+            check_owner(session, owner_id)
             preset = session.get(StoredPreset, (owner_id, name))
             if preset is None:
                 preset = StoredPreset(owner_id=owner_id, name=name)

@@ -3,8 +3,15 @@
 from sqlalchemy import ColumnElement, Select, exists, func, literal, or_, select
 from sqlalchemy.orm import Session
 
-from storage.errors import ConversationBusy, ConversationNotFound, MessageNotFound
-from storage.tables import Conversation, Feedback, Message
+from storage.errors import ConversationBusy, ConversationNotFound, MessageNotFound, OwnerGone
+from storage.tables import Conversation, Feedback, Message, User
+
+
+def check_owner(session: Session, owner_id: str) -> None:
+    """Check, before something is stored for an owner, that it is an account, if there are any; raises OwnerGone."""
+    own = exists().where(User.id == owner_id)
+    if session.scalar(select(exists(select(User.id)) & ~own)):
+        raise OwnerGone
 
 
 def find_conversation(session: Session, owner_id: str, conversation_id: str) -> Conversation:
@@ -65,11 +72,14 @@ def path_to(conversation_id: str, leaf_id: str) -> Select[Message]:
     return select(Message).join(path, Message.id == path.c.id).order_by(Message.seq)
 
 
+VISITOR = "visitor:"
+
+
 def rater(visitor_id: str) -> str:
     """Return under which name a visitor's feedback is kept, which is no owner's."""
-    return f"visitor:{visitor_id}"
+    return f"{VISITOR}{visitor_id}"
 
 
 def may_rate(owner_id: str) -> ColumnElement[bool]:
     """Tell the feedback of a conversation's owner and visitor from any other's."""
-    return or_(Feedback.user_id == owner_id, Feedback.user_id == literal("visitor:") + Conversation.visitor_id)
+    return or_(Feedback.user_id == owner_id, Feedback.user_id == literal(VISITOR) + Conversation.visitor_id)

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from storage.conversations import Visitor
 from storage.database import Database
 from storage.errors import ConversationNotFound, MessageNotFound, StorageError
+from storage.queries import check_owner
 from storage.tables import Conversation, JsonObject, Message, Site, utc_now
 
 
@@ -61,9 +62,13 @@ class SiteStore:
             return _find(session, owner_id, site_id)
 
     def create(self, owner_id: str, key: str, *, limit: int, **values: Unpack[SiteValues]) -> Site:
-        """Keep a new site, all of whose values are given; raises TooManySites for an owner who has `limit` of them."""
+        """Keep a new site, all of whose values are given.
+
+        Raises OwnerGone, and TooManySites for an owner who has `limit` of them.
+        """
         site = Site(owner_id=owner_id, key=key, **values)
         with self._database.write() as session:
+            check_owner(session, owner_id)
             n_sites = session.scalar(select(func.count()).select_from(Site).where(Site.owner_id == owner_id))
             if n_sites is not None and n_sites >= limit:
                 raise TooManySites(limit)

@@ -13,10 +13,11 @@ from fastapi.testclient import TestClient
 
 from chat.api.conversations import conversation_routes
 from chat.api.errors import register_errors
-from chat.api.identity import current_owner
+from chat.api.identity import current_identity
 from chat.api.messages import message_routes
 from chat.context import ContextBuilder
 from chat.errors import ModelNotReady
+from chat.identity import Identity
 from chat.loaded_model import LoadedModel
 from chat.workspace import Workspace, open_workspace
 from model.checkpoint.checkpoint import Checkpoint
@@ -71,7 +72,9 @@ class Api:
 
     def ask(self, method: str, path: str, body: Any = None, *, owner: str = "ada") -> httpx2.Response:
         """Ask as an owner; a body of bytes is sent as it is."""
-        self.served.app.dependency_overrides[current_owner] = lambda: self.owner(owner)
+        self.served.app.dependency_overrides[current_identity] = lambda: Identity(
+            self.owner(owner), None, is_admin=True
+        )
         sent = {"content": body} if isinstance(body, bytes) else {"json": body} if body is not None else {}
         headers = {"content-type": "application/json"} if isinstance(body, bytes) else {}
         return self.served.client.request(method, f"/api{path}", headers=headers, **sent)

@@ -14,11 +14,13 @@ import uvicorn
 from conftest import ScriptedEngine
 from fastapi import FastAPI
 
+from chat.api.errors import register_errors
 from chat.api.events import event_routes
 from chat.api.guard import Guard
-from chat.api.identity import current_owner
+from chat.api.identity import current_identity
 from chat.context import ContextBuilder
 from chat.data_folder import LOCAL_OWNER
+from chat.identity import Identity
 from chat.loaded_model import LoadedModel
 from chat.workspace import open_workspace
 from model.checkpoint.checkpoint import Checkpoint
@@ -139,7 +141,8 @@ class World:
         self.workspace = self._opened.enter_context(open_workspace(database, lambda: loaded))
         self.app = FastAPI()
         self.app.add_middleware(Guard)
-        self.app.dependency_overrides[current_owner] = lambda: LOCAL_OWNER
+        register_errors(self.app)
+        self.app.dependency_overrides[current_identity] = lambda: Identity(LOCAL_OWNER, None, is_admin=True)
         self.app.include_router(event_routes(self.workspace, self.model))
         self.server = Server(self.app)
 

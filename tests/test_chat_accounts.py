@@ -12,10 +12,11 @@ from sqlalchemy import update
 from chat.accounts import (
     KEY_PREFIX,
     LOGINS_PER_MINUTE,
-    AccountNeeded,
+    MAX_NAME,
     Accounts,
     BadName,
     BadScopes,
+    NotRemovable,
     WrongPassword,
 )
 from chat.identity import Identity
@@ -132,7 +133,7 @@ def test_with_a_bad_password_nothing_changes(accounts: Accounts, store: AccountS
 
 
 def test_the_first_account_cannot_be_removed(accounts: Accounts, ada: User) -> None:
-    with pytest.raises(AccountNeeded, match="'ada' is the first account, for which the command line acts"):
+    with pytest.raises(NotRemovable, match="'ada' is the first account, for which the command line acts"):
         accounts.check_removable(ada)
     accounts.check_removable(accounts.add("ben", PASSWORD, is_admin=False))
 
@@ -164,8 +165,8 @@ def test_what_is_no_key_is_nobodys(accounts: Accounts, store: AccountStore) -> N
     assert accounts.of_key(key) is None
 
 
-def test_a_key_of_nobodys_is_none(accounts: Accounts, ada: User) -> None:
-    _, key = accounts.add_key("gone", "notebook", ["read"])
+def test_a_key_of_nobodys_is_none(accounts: Accounts) -> None:
+    _, key = accounts.add_key("gone", "notebook", ["read"])  # while there are no accounts
     assert accounts.of_key(key) is None
 
 
@@ -208,3 +209,11 @@ def test_scopes_that_there_are_not_are_refused(accounts: Accounts, scopes: list[
 def test_a_key_needs_a_name(accounts: Accounts, name: str) -> None:
     with pytest.raises(BadName, match="name: expected 1 to 60 characters"):
         accounts.add_key("local", name, ["read"])
+
+
+def test_what_is_remembered_of_a_login_is_short_whatever_is_typed(accounts: Accounts) -> None:
+    for end in "abc":
+        with pytest.raises(WrongPassword):
+            accounts.log_in("x" * 50_000 + end, PASSWORD, "::1")
+    [(name, _)] = accounts._lockout._tries
+    assert len(name) == MAX_NAME + 1

@@ -8,7 +8,12 @@ import pytest
 from accounts_app import PASSWORD, AccountsApp, log_in, open_accounts_app
 from fastapi.testclient import TestClient
 
+from chat.api import accounts
+from chat.api.identity import current_identity
+from chat.identity import Identity
+from chat.workspace import Workspace
 from model.checkpoint.checkpoint import Checkpoint
+from model.sampling_params import SamplingParams
 
 CANARY = "canary-90aa"
 
@@ -87,7 +92,7 @@ def test_the_old_password_must_be_right_and_the_new_one_good(ben: TestClient) ->
     wrong = {"old": "wrong", "new": "another password"}
     assert error(ben, "POST", "/account/password", wrong) == (403, "old", "wrong_password")
     bad = {"old": PASSWORD, "new": "short"}
-    assert error(ben, "POST", "/account/password", bad) == (400, "password", "bad_password")
+    assert error(ben, "POST", "/account/password", bad) == (400, "new", "bad_password")
     assert ben.get("/api/account").status_code == 200
 
 
@@ -246,16 +251,32 @@ def test_an_administrator_sets_a_password_and_makes_another_one(
     assert ben.get("/api/users").status_code == 200
 
 
+def test_a_password_of_an_administrators_revokes_the_keys_and_ones_own_does_not(
+    app: AccountsApp, admin: TestClient, ben: TestClient
+) -> None:
+    def is_good(key: dict[str, str]) -> bool:
+        return app.stranger().get("/api/conversations", headers=key).status_code == 200
+
+    user_id = id_of(app, "ben")
+    key, own = app.key(user_id, "read"), app.key("local", "read")
+    ben.post("/api/account/password", json={"old": PASSWORD, "new": "another password"}).raise_for_status()
+    ben.post("/api/account/logout-everywhere").raise_for_status()
+    assert is_good(key)
+    admin.patch(f"/api/users/{user_id}", json={"password": PASSWORD}).raise_for_status()
+    admin.patch("/api/users/local", json={"password": "another password"}).raise_for_status()
+    assert (is_good(key), is_good(own)) == (False, True)
+
+
 def test_the_last_administrator_stays_one(app: AccountsApp, admin: TestClient, ben: TestClient) -> None:
     assert error(admin, "PATCH", "/users/local", {"is_admin": False}) == (409, None, "last_admin")
     assert error(admin, "PATCH", "/users/nobody", {"is_admin": False}) == (404, None, "user_not_found")
 
 
 def test_neither_oneself_nor_the_first_account_is_removed(app: AccountsApp, admin: TestClient, ben: TestClient) -> None:
-    assert error(admin, "DELETE", "/users/local") == (409, None, "account_needed")
+    assert error(admin, "DELETE", "/users/local") == (409, None, "not_removable")
     admin.patch(f"/api/users/{id_of(app, 'ben')}", json={"is_admin": True}).raise_for_status()
-    assert error(ben, "DELETE", "/users/local") == (409, None, "account_needed")
-    assert error(ben, "DELETE", f"/users/{id_of(app, 'ben')}") == (409, None, "account_needed")
+    assert error(ben, "DELETE", "/users/local") == (409, None, "not_removable")
+    assert error(ben, "DELETE", f"/users/{id_of(app, 'ben')}") == (409, None, "not_removable")
     assert error(admin, "DELETE", "/users/nobody") == (404, None, "user_not_found")
     assert len(admin.get("/api/users").json()["users"]) == 2
 
@@ -282,6 +303,48 @@ def test_a_removed_account_leaves_nothing_and_its_replies_are_stopped(
     kept = b"".join(path.read_bytes() for path in tmp_path.glob("parley.db*"))
     assert f"{CANARY} ada".encode() in kept
     assert f"{CANARY} ben".encode() not in kept
+
+
+def test_an_account_that_keeps_sending_is_removed(
+    app: AccountsApp, admin: TestClient, ben: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user_id = id_of(app, "ben")
+    chat = app.kept.manager.start(user_id, channel="ui").id
+    stop, tries = accounts._stop_replies, []
+
+    def send_after(workspace: Workspace, owner_id: str) -> None:
+        """What was let in before the account was locked out begins a reply once the others are stopped."""
+        stop(workspace, owner_id)
+        if workspace is app.kept and len(tries) < 2:
+            tries.append(ben.get("/api/account").status_code)
+            workspace.manager.send(owner_id, chat, "More.", SamplingParams())
+
+    monkeypatch.setattr(accounts, "_stop_replies", send_after)
+    assert admin.delete(f"/api/users/{user_id}").status_code == 204
+    assert tries == [401, 401]
+    assert app.kept.accounts.some([user_id]) == {}
+
+
+def test_an_account_that_cannot_be_erased_yet_stays_locked_out(
+    app: AccountsApp, admin: TestClient, ben: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converse(app, ben, "Hello?")
+    monkeypatch.setattr(accounts, "_stop_replies", lambda *_: None)
+    monkeypatch.setattr(accounts, "SECONDS_BETWEEN", 0)
+    path = f"/users/{id_of(app, 'ben')}"
+    assert error(admin, "DELETE", path) == (409, None, "conversation_busy")
+    assert (ben.get("/api/account").status_code, log_in(app.stranger(), "ben").status_code) == (401, 401)
+    end(app)
+    assert admin.delete(f"/api{path}").status_code == 204
+
+
+def test_what_was_let_in_before_the_account_went_is_refused(app: AccountsApp, admin: TestClient) -> None:
+    user_id = app.add("ben")
+    app.kept.erasure.erase_owner(user_id)
+    app.app.dependency_overrides[current_identity] = lambda: Identity(user_id, "ben", is_admin=False)
+    answer = admin.post("/api/conversations", json={})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "owner_gone")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
 def test_a_key_for_metrics_which_are_of_all_is_an_administrator_s(admin: TestClient, ben: TestClient) -> None:

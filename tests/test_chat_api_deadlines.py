@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, closing
 
 import httpx
@@ -30,10 +30,15 @@ class SmallProtocol(DeadlineProtocol):
     max_connections = 10
 
 
+class FairProtocol(DeadlineProtocol):
+    max_of_address = 3
+    loopback = ()  # where the clients of these tests are
+
+
 class World:
     """A real server in a thread, whose clients are slow."""
 
-    def __init__(self, protocol: type[DeadlineProtocol]) -> None:
+    def __init__(self, protocol: type[DeadlineProtocol], proxies: Sequence[str] = ()) -> None:
         self.n_streams = 0
         app = FastAPI()
         app.add_middleware(Guard)
@@ -44,7 +49,9 @@ class World:
         app.add_api_route("/endless", self.endless)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
-        config = uvicorn.Config(app, http=protocol, ws="none", log_config=None, log_level="critical")
+        config = uvicorn.Config(
+            app, http=protocol, ws="none", log_config=None, log_level="critical", forwarded_allow_ips=list(proxies)
+        )
         self.server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self.server.run, args=([self.listener],))
         self._thread.start()
@@ -65,8 +72,8 @@ class World:
 
         return StreamingResponse(stream())
 
-    def connect(self, text: str = "") -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+    def connect(self, text: str = "", source: str = "127.0.0.1") -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.port), PATIENCE, (source, 0))
         connection.sendall(text.encode("latin-1"))
         return connection
 
@@ -209,6 +216,54 @@ def test_who_comes_when_it_is_full_is_told_when_to_come_again() -> None:
             assert answer.json()["error"]["code"] == "too_many_connections"
         eventually(lambda: not world.server.server_state.connections)
         assert httpx.get(f"http://127.0.0.1:{world.port}/quick", timeout=PATIENCE).text == "quick"
+
+
+QUICK = "GET /quick HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+def crowd(world: World, opened: ExitStack, source: str, n: int) -> None:
+    """Open so many connections from an address, and keep them."""
+    n_before = len(world.server.server_state.connections)
+    for _ in range(n):
+        opened.enter_context(world.connect("GET / HT", source))
+    eventually(lambda: len(world.server.server_state.connections) == n_before + n)
+
+
+def test_one_address_cannot_take_the_connections_of_the_others() -> None:
+    with closing(World(FairProtocol)) as world:
+        with ExitStack() as opened:
+            crowd(world, opened, "127.0.0.2", FairProtocol.max_of_address)
+            with world.connect(QUICK, "127.0.0.2") as refused, world.connect(QUICK, "127.0.0.3") as other:
+                answer = rest_of(refused)
+                assert answer.startswith(b"HTTP/1.1 503 ")
+                assert b"too_many_connections" in answer
+                assert rest_of(other).endswith(b"quick")
+        eventually(lambda: not world.server.server_state.connections)
+        with world.connect(QUICK, "127.0.0.2") as again:
+            assert rest_of(again).endswith(b"quick")
+
+
+class LocalProtocol(FairProtocol):
+    loopback = DeadlineProtocol.loopback
+
+
+@pytest.mark.parametrize(
+    ("protocol", "proxies"), [(FairProtocol, ["2001:db8::/64", "127.0.0.2/32"]), (LocalProtocol, [])]
+)
+def test_a_proxy_and_this_machine_stand_for_many(protocol: type[DeadlineProtocol], proxies: list[str]) -> None:
+    with closing(World(protocol, proxies)) as world, ExitStack() as opened:
+        crowd(world, opened, "127.0.0.2", 2 * protocol.max_of_address)
+        with world.connect(QUICK, "127.0.0.2") as connection:
+            assert rest_of(connection).endswith(b"quick")
+
+
+@pytest.mark.parametrize("head", ["Content-Length: 4\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked"])
+def test_after_a_body_of_unknown_length_no_other_request_is_answered(world: World, head: str) -> None:
+    body = "0\r\n\r\n"
+    with world.connect(f"POST /echo HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n{body}{QUICK}") as connection:
+        answer = rest_of(connection)
+    assert answer.startswith(b"HTTP/1.1 411 ")
+    assert answer.lower().count(b"connection: close") == answer.count(b"HTTP/1.1") == 1
 
 
 NO_HTTP = [

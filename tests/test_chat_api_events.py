@@ -1,6 +1,7 @@
 """Who watches a conversation hears of all that changes, and of each reply every character once."""
 
 import asyncio
+import json
 import logging
 import socket
 import threading
@@ -430,7 +431,7 @@ def test_a_place_beyond_the_end_is_as_none(watch, chat: str, send, engine) -> No
 
 
 def test_an_offset_that_is_no_number_is_refused(client: httpx.Client) -> None:
-    assert client.get("/events", params={"offset": "x"}).status_code == 422  # 400 with the application's handlers
+    assert client.get("/events", params={"offset": "x"}).status_code == 400
 
 
 def test_another_owners_messages_and_conversations_are_not_there(
@@ -689,7 +690,19 @@ def test_a_reply_that_has_ended_is_listened_to_no_longer(
     assert n_listeners(workspace, model, turn) == 2
 
 
-def test_a_hundred_idle_readers_cost_neither_threads_nor_time(world: World, watch, chat: str) -> None:
+def test_an_owner_may_have_some_streams_at_a_time(watch, chat: str) -> None:
+    tabs = [watch(chat) for _ in range(events_module.MAX_STREAMS)]
+    refused = watch(chat).response
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
+    assert json.loads(refused.read())["error"]["code"] == "limit_exceeded"
+    tabs[0].response.close()
+    eventually(lambda: watch(chat).response.status_code == 200)
+
+
+def test_a_hundred_idle_readers_cost_neither_threads_nor_time(
+    world: World, watch, chat: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_module, "MAX_STREAMS", 200)
     watch(chat).next("conversation")
     n_threads = threading.active_count()
     request = f"GET /events?conversation_id={chat} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()

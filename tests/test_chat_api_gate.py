@@ -1,13 +1,17 @@
 """The gate, in front of anything: what is not exactly public needs an identity."""
 
+import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from accounts_app import PASSWORD, SECRET, quick_passwords
+from fastapi import Body, FastAPI
 from fastapi.testclient import TestClient
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -67,11 +71,18 @@ def entrance(database: Database) -> Iterator[Entrance]:
 # Without accounts
 
 
-@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP", "X-Forwarded-Host"])
+@pytest.mark.parametrize(
+    "header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP", "X-Forwarded-Proto", "CF-Connecting-IP"]
+)
 def test_nobody_who_came_through_a_proxy_is_the_local_owner(entrance: Entrance, header: str) -> None:
     assert entrance.code("/api/x", {header: "198.51.100.7"}) == (403, "account_needed")
     cookie = entrance.cookie(entrance.add())
     assert entrance.code("/api/x", {header: "198.51.100.7", **cookie}) == (200, None)
+
+
+def test_nobody_who_knows_parley_by_another_name_is_the_local_owner(entrance: Entrance) -> None:
+    assert entrance.code("/api/x", {"Origin": "https://chat.example", "Host": "localhost"}) == (403, "account_needed")
+    assert entrance.code("/api/x", {"Origin": "http://localhost:7860", "Host": "localhost:7860"}) == (200, None)
 
 
 @pytest.mark.parametrize("path", ["/", "/api/users", "/v1/models", "/metrics", "/gradio_api/info"])
@@ -339,6 +350,75 @@ def test_a_session_older_than_a_day_is_renewed(entrance: Entrance, monkeypatch: 
 def test_what_an_account_sees_is_kept_by_no_browser(entrance: Entrance) -> None:
     user_id = entrance.add()
     assert entrance.client.get("/", headers=entrance.cookie(user_id)).headers["Cache-Control"] == "no-store"
+
+
+# Bodies that come late
+
+
+def framework(done: list[str]) -> FastAPI:
+    """A web application that keeps what it is told."""
+    app = FastAPI()
+
+    @app.post("/api/x")
+    def keep(told: Annotated[str, Body()]) -> str:
+        done.append(told)
+        return told
+
+    return app
+
+
+@pytest.mark.parametrize(("late", "expected"), [(0.0, (401, "login_required")), (60.0, (200, "onetwo"))])
+def test_a_body_that_ends_late_is_a_reason_to_look_again(
+    entrance: Entrance, monkeypatch: pytest.MonkeyPatch, late: float, expected: tuple[int, str]
+) -> None:
+    monkeypatch.setattr(gate, "LATE", late)
+    user_id = entrance.add()
+    status, told = post_in_two(entrance, entrance.cookie(user_id), lambda: entrance.store.end_sessions(user_id))
+    assert (status, told["error"]["code"] if isinstance(told, dict) else told) == expected
+
+
+def test_a_key_that_is_revoked_meanwhile_does_nothing_more(entrance: Entrance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "LATE", 0.0)
+    entrance.add()
+    headers = entrance.bearer("write")
+    [key] = entrance.store.keys()
+    status, told = post_in_two(entrance, headers, lambda: entrance.store.revoke_key(key.id))
+    assert (status, told["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_a_late_body_of_who_is_still_known_is_carried_out(entrance: Entrance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "LATE", 0.0)
+    assert post_in_two(entrance, entrance.cookie(entrance.add()), lambda: None) == (200, "onetwo")
+
+
+def post_in_two(entrance: Entrance, headers: dict[str, str], between: Callable[[], object]) -> tuple[int, Any]:
+    """Send a body in two parts, with something that happens between them; return the one answer."""
+    sent: list[Message] = []
+    done: list[str] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def connect() -> None:
+        parts = iter([b'"one', b'two"'])
+
+        async def receive() -> Message:
+            part = next(parts)
+            if part == b'two"':
+                await anyio.to_thread.run_sync(between)
+            return {"type": "http.request", "body": part, "more_body": part != b'two"'}
+
+        told = {"Content-Type": "application/json", **headers}
+        scope = {
+            **{"type": "http", "method": "POST", "scheme": "http", "path": "/api/x", "query_string": b""},
+            "headers": [(name.lower().encode(), value.encode()) for name, value in told.items()],
+        }
+        await Gate(framework(done), entrance.accounts, entrance.sessions)(scope, receive, send)
+
+    anyio.run(connect)
+    start, body = sent
+    assert done == (["onetwo"] if start["status"] == 200 else [])
+    return start["status"], json.loads(body["body"])
 
 
 # Answers that go on, and a database that fails

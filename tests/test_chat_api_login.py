@@ -274,7 +274,6 @@ GRADIOS = [
     ("GET", "/token"),
     ("GET", "/user"),
     ("GET", "/theme.css"),
-    ("GET", "/manifest.json"),
     ("GET", "/robots.txt"),
     ("GET", "/monitoring"),
     ("GET", "/static/img/logo.svg"),

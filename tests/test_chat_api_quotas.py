@@ -11,8 +11,9 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chat.api.quotas import REPLIES, Quotas, UsedTokens
-from chat.identity import Identity
+from chat.api.quotas import REPLIES, Quotas, count_into
+from chat.identity import Identity, engine_owner
+from chat.limits import DailyTokens
 from model.engine.generation import Generation, Usage
 
 
@@ -28,15 +29,10 @@ class Somebody:
 
 
 @pytest.fixture
-def used() -> UsedTokens:
-    return UsedTokens()
-
-
-@pytest.fixture
-def make_client(used: UsedTokens) -> Callable[[int | None, int | None], TestClient]:
-    def make_client(requests_per_minute: int | None, tokens_per_day: int | None) -> TestClient:
+def make_client() -> Callable[[int | None, DailyTokens], TestClient]:
+    def make_client(requests_per_minute: int | None, tokens: DailyTokens) -> TestClient:
         app = FastAPI()
-        app.add_middleware(Quotas, used=used, requests_per_minute=requests_per_minute, tokens_per_day=tokens_per_day)
+        app.add_middleware(Quotas, tokens=tokens, requests_per_minute=requests_per_minute)
         app.add_middleware(Somebody)
         app.add_api_route("/{path:path}", lambda: "in", methods=["GET", "POST"])
         return TestClient(app)
@@ -51,7 +47,7 @@ OTHER_PATHS = ["/v1/tokenize", "/v1/models", "/api/conversations", "/api/convers
 
 @pytest.mark.parametrize("path", PATHS)
 def test_so_many_replies_in_a_minute(make_client: Callable[..., TestClient], path: str) -> None:
-    client = make_client(2, None)
+    client = make_client(2, DailyTokens(None))
     assert [client.post(path).status_code for _ in range(4)] == [200, 200, 429, 429]
     answer = client.post(path)
     error = answer.json()["error"]
@@ -62,12 +58,12 @@ def test_so_many_replies_in_a_minute(make_client: Callable[..., TestClient], pat
 
 
 def test_all_ways_to_a_reply_count_together(make_client: Callable[..., TestClient]) -> None:
-    client = make_client(len(PATHS), None)
+    client = make_client(len(PATHS), DailyTokens(None))
     assert [client.post(path).status_code for path in [*PATHS, PATHS[0]]] == [200] * len(PATHS) + [429]
 
 
 def test_what_asks_for_no_reply_is_free(make_client: Callable[..., TestClient]) -> None:
-    client = make_client(1, None)
+    client = make_client(1, DailyTokens(None))
     for _ in range(3):
         assert {client.post(path).status_code for path in OTHER_PATHS} == {200}
         assert {client.get(path).status_code for path in PATHS} == {200}
@@ -79,12 +75,13 @@ def reply(n_prompt: int, n_completion: int) -> Generation:
     return generation
 
 
-def test_so_many_tokens_on_a_day(make_client: Callable[..., TestClient], used: UsedTokens) -> None:
-    client = make_client(None, 100)
-    used.count("ada", reply(50, 49))
-    used.count("visitor:ada", reply(50, 49))  # of a site, which has its own limit
+def test_so_many_tokens_on_a_day(make_client: Callable[..., TestClient]) -> None:
+    tokens = DailyTokens(100)
+    client, count = make_client(None, tokens), count_into(tokens)
+    count("ada", reply(50, 0))
+    count(engine_owner("ada", "a visitor"), reply(0, 49))  # whose visitor may be anybody, herself too
     assert client.post(PATHS[0]).status_code == 200
-    used.count("ada", reply(1, 0))
+    count("ada", reply(1, 0))
     answer = client.post(PATHS[0])
     assert answer.status_code == 429
     assert answer.json()["error"]["message"].startswith("tokens: at most 100 on a day (UTC). Try again in ")
@@ -92,9 +89,10 @@ def test_so_many_tokens_on_a_day(make_client: Callable[..., TestClient], used: U
     assert client.post(PATHS[0], headers={"owner": "bob"}).status_code == 200
 
 
-def test_without_settings_there_is_no_limit(make_client: Callable[..., TestClient], used: UsedTokens) -> None:
-    client = make_client(None, None)
-    used.count("ada", reply(10**9, 0))
+def test_without_settings_there_is_no_limit(make_client: Callable[..., TestClient]) -> None:
+    tokens = DailyTokens(None)
+    client = make_client(None, tokens)
+    count_into(tokens)("ada", reply(10**9, 0))
     assert {client.post(PATHS[0]).status_code for _ in range(200)} == {200}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from event_readers import SECONDS, Server, Tab, said
+from event_readers import SECONDS, Server, Tab, eventually, said
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,8 +22,11 @@ from itsdangerous import URLSafeTimedSerializer
 from widget_app import HOME, SECRET, SHOP, VisitorClient, WidgetApp, error_of, open_widget
 
 from chat import visitors as visitors_module
-from chat.api import event_stream
+from chat.api import event_stream, visitor_events
+from chat.api import widget as widget_module
+from chat.api.widget import STREAMS_OF_VISITOR
 from chat.api.widget_frame import _spelled
+from chat.limits import DailyTokens
 from chat.visitors import Visitors
 from model.checkpoint.checkpoint import Checkpoint
 from model.errors import EngineBusy, EngineStopped
@@ -277,7 +280,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint
         database.migrate()
         with open_widget(database, tiny_checkpoint) as app:
             token = app.enter(app.add_site()).token
-            yield Visitors(app.workspace, SECRET), token
+            yield Visitors(app.workspace, SECRET, DailyTokens(None)), token
 
 
 @pytest.mark.parametrize(
@@ -494,14 +497,42 @@ def test_tokens_of_a_day_are_limited(app: WidgetApp) -> None:
     assert len(visitor.messages(chat)) == 2
 
 
-def test_new_sessions_of_an_address_are_limited_and_renewed_ones_are_not(app: WidgetApp, site: dict[str, Any]) -> None:
+def test_what_the_owner_has_used_counts_for_their_sites_too(app: WidgetApp) -> None:
+    visitor = app.enter(app.add_site(tokens_per_day=None))
+    app.owners_tokens.add("ada", 1_000)
+    answer = visitor.send("Hello")
+    assert error_of(answer)[:2] == (429, "limit_exceeded")
+    assert error_of(answer)[2].startswith("This chat has answered as much as it may today.")
+
+
+def test_how_long_the_system_prompt_is_is_told_nowhere(app: WidgetApp, visitor: VisitorClient) -> None:
+    answer = visitor.send("word " * 1_500, key="1")
+    assert error_of(answer) == (400, "message_too_long", "The message is too long for this chat: shorten it.")
+
+
+def test_half_a_character_is_no_conversation(visitor: VisitorClient) -> None:
+    assert error_of(visitor.send("Hello", "\\ud800"))[0] == 404
+
+
+def test_sessions_of_an_address_are_limited_and_new_ones_more(app: WidgetApp, site: dict[str, Any]) -> None:
     visitor = app.enter(site)
     for _ in range(9):
         app.enter(site)
     answer = app.knock(site)
     assert (error_of(answer)[:2], "Retry-After" in answer.headers) == ((429, "limit_exceeded"), True)
-    for _ in range(30):
+    for _ in range(49):
         app.enter(site, token=visitor.token)
+    answer = app.knock(site, token=visitor.token)
+    assert (error_of(answer)[:2], "Retry-After" in answer.headers) == ((429, "limit_exceeded"), True)
+
+
+def test_a_shared_computer_keeps_nothing_of_a_visitor(
+    app: WidgetApp, site: dict[str, Any], visitor: VisitorClient
+) -> None:
+    chat = visitor.begin()
+    answers = [app.knock(site), visitor.send("More", chat), visitor.ask("GET", f"/conversations/{NOBODY}")]
+    answers += [visitor.ask("GET", path) for path in ("/conversations", f"/conversations/{chat}")]
+    assert {answer.headers["Cache-Control"] for answer in answers} == {"no-store"}
 
 
 @pytest.mark.parametrize(
@@ -752,6 +783,7 @@ def test_a_stream_ends_when_the_site_is_switched_off(
     app: WidgetApp, site: dict[str, Any], visitor: VisitorClient, watch: Callable[..., Tab], monkeypatch
 ) -> None:
     monkeypatch.setattr(event_stream, "PING_SECONDS", 0.05)
+    monkeypatch.setattr(visitor_events, "CHECK_SECONDS", 0.0)
     chat = visitor.begin()
     app.reply()
     tab = watch(visitor, chat)
@@ -762,7 +794,7 @@ def test_a_stream_ends_when_the_site_is_switched_off(
 
 def test_visitors_are_counted_and_not_kept(app: WidgetApp) -> None:
     site = app.workspace.sites.get("ada", app.add_site()["id"])
-    visitors = Visitors(app.workspace, SECRET)
+    visitors = Visitors(app.workspace, SECRET, DailyTokens(None))
 
     def enter(n: int) -> Any:
         return visitors.enter(site.key, SHOP, HOME, address=f"192.0.2.{n}", token=None, user=None)[1].visitor
@@ -771,3 +803,38 @@ def test_visitors_are_counted_and_not_kept(app: WidgetApp) -> None:
     with app.workspace.database.read() as session:
         assert session.query(Site).count() == 1
     assert app.workspace.sites.conversations(Visitor(site.id, "x"), limit=9) == []
+
+
+@pytest.mark.parametrize("change", ["switched off", "another key"])
+def test_a_reply_is_told_no_further_once_the_site_is_no_longer_open(
+    app: WidgetApp, site: dict[str, Any], visitor: VisitorClient, watch: Callable[..., Tab], monkeypatch, change: str
+) -> None:
+    monkeypatch.setattr(visitor_events, "CHECK_SECONDS", 0.0)
+    tab = watch(visitor, visitor.begin())
+    app.engine.say("Seen")
+    tab.next("text")
+    if change == "switched off":
+        app.own("PATCH", f"/sites/{site['id']}", {"enabled": False})
+    else:
+        app.own("POST", f"/sites/{site['id']}/rotate")
+    app.engine.say("unseen")
+    app.engine.end()
+    assert "unseen" not in json.dumps([event.data for event in tab.events])
+
+
+def test_a_visitor_and_an_address_may_have_some_streams_at_a_time(
+    app: WidgetApp, site: dict[str, Any], visitor: VisitorClient, watch: Callable[..., Tab], monkeypatch
+) -> None:
+    chat = visitor.begin()
+    app.reply()
+    tabs = [watch(visitor, chat) for _ in range(STREAMS_OF_VISITOR)]
+    refused = watch(visitor, chat).response
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
+    assert json.loads(refused.read())["error"]["code"] == "limit_exceeded"
+    other = app.enter(site)
+    others = other.begin()
+    assert watch(other, others).response.status_code == 200
+    monkeypatch.setattr(widget_module, "STREAMS_OF_ADDRESS", STREAMS_OF_VISITOR + 1)
+    assert watch(other, others).response.status_code == 429
+    tabs[0].response.close()
+    eventually(lambda: watch(other, others).response.status_code == 200)

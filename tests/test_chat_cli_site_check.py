@@ -43,7 +43,7 @@ def test_a_page_of_a_running_parley_is_checked(
     assert bad.returncode == 1
     findings = json.loads(bad.stdout)["findings"]
     assert [finding["code"] for finding in findings if finding["level"] == "error"] == [
-        "site_off",
+        "site_disabled",
         "origin_not_listed",
         "frame_refused",
         "verdict",

@@ -84,6 +84,16 @@ def test_they_are_listed_with_counts(user: User, database: Database) -> None:
     assert chat not in user("list", "--json")
 
 
+def test_another_password_revokes_the_keys(user: User, database: Database) -> None:
+    add(user, "ada")
+    _, key = Accounts(AccountStore(database)).add_key("local", "notebook", ["read"])
+    assert Accounts(AccountStore(database)).of_key(key)
+    database.close()
+    user("passwd", "ada", "--password-stdin", text="another password")
+    assert Accounts(AccountStore(database)).of_key(key) is None
+    database.close()
+
+
 def test_another_password_takes_the_place_of_the_old(user: User, database: Database) -> None:
     add(user, "ada")
     assert user("passwd", "ada", "--password-stdin", text="another password") == ""

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Browser
 
-from chat.embed_case import MAX_QUOTE, Finding, Parley
-from chat.embed_doctor import MAX_FINDINGS, examine
-from chat.safe_fetch import AddressRefused, Fetched, NotFetched, origin_of
+from chat.embed.case import MAX_QUOTE, Finding, Parley
+from chat.embed.doctor import MAX_FINDINGS, examine
+from chat.embed.safe_fetch import AddressRefused, Fetched, NotFetched, origin_of
 from storage.tables import Site
 
 OURS = "https://chat.example"
@@ -135,7 +135,7 @@ def test_all_reasons_are_told_at_once() -> None:
     found = check(page, new_site(enabled=False))
     assert list(found) == [
         "tag_is_module",
-        "site_off",
+        "site_disabled",
         "origin_not_listed",
         "policy_blocks_script",
         "policy_blocks_frame",
@@ -185,7 +185,7 @@ def test_an_origin_that_no_site_can_list_gets_another_advice(address: str) -> No
     [
         (TAG.replace(f' data-site="{KEY}"', ""), "no_key"),
         (TAG.replace(KEY, ""), "no_key"),
-        (TAG.replace(KEY, "pub_other"), "unknown_key"),
+        (TAG.replace(KEY, "pub_other"), "unknown_site"),
         (TAG + TAG, "several_tags"),
         (TAG.replace("defer", 'data-target="#chat"'), "target_missing"),
         (TAG.replace("defer", 'data-target=" "'), "no_target"),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from chat import limits
-from chat.limits import DailyTokens, LimitExceeded, RateLimiter
+from chat.limits import DailyTokens, LimitExceeded, OpenStreams, RateLimiter
 
 
 @pytest.fixture
@@ -123,14 +123,34 @@ def test_tokens_are_counted_by_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
             return cls.moment
 
     monkeypatch.setattr(limits, "datetime", Now)
-    tokens = DailyTokens()
+    tokens = DailyTokens(1000)
     tokens.add("ada", 999)
-    tokens.check("ada", 1000)
+    tokens.check("ada")
     tokens.add("ada", 1)
     with pytest.raises(LimitExceeded, match=r"^tokens: at most 1,000 on a day \(UTC\)\. ") as refused:
-        tokens.check("ada", 1000)
+        tokens.check("ada")
     assert refused.value.retry_after == 3600
-    tokens.check("bob", 1000)
+    tokens.check("bob")
     Now.moment += timedelta(hours=1)
-    tokens.check("ada", 1000)
+    tokens.check("ada")
     assert tokens._used == {}
+
+
+def test_a_stream_needs_a_slot_of_every_caller() -> None:
+    streams = OpenStreams()
+    with streams.slot({"ada": 1, "house": 2}), streams.slot({"bob": 1, "house": 2}):
+        refused_text = r"^open streams: at most 2 at a time\. Try again in 10 s\.$"
+        with pytest.raises(LimitExceeded, match=refused_text), streams.slot({"eve": 1, "house": 2}):
+            pass
+        with streams.slot({"eve": 1, "garden": 2}):  # the refusal has counted nowhere
+            pass
+    assert not streams._n_open
+
+
+def test_a_slot_comes_back_however_a_stream_ends() -> None:
+    streams = OpenStreams()
+    streams.slot({"ada": 1})  # never begun
+    with pytest.raises(ZeroDivisionError), streams.slot({"ada": 1}):
+        raise ZeroDivisionError
+    with streams.slot({"ada": 1}):
+        pass

@@ -89,13 +89,18 @@ def test_a_hash_with_other_parameters_is_outdated() -> None:
 def test_two_are_checked_at_once_some_wait_and_more_are_refused() -> None:
     hasher = SlowHasher()
     passwords = Passwords(hasher)
-    threads = [threading.Thread(target=passwords.check, args=(None, "wrong")) for _ in range(MAX_AT_ONCE + MAX_WAITING)]
+
+    def check() -> None:
+        with passwords.turn():
+            passwords.check(None, "wrong")
+
+    threads = [threading.Thread(target=check) for _ in range(MAX_AT_ONCE + MAX_WAITING)]
     for thread in threads:
         thread.start()
     while passwords._places._value:  # type: ignore[attr-defined]
         threading.Event().wait(0.01)
     with pytest.raises(LimitExceeded, match="passwords: at most 10 are checked at a time"):
-        passwords.check(None, "wrong")
+        check()
     hasher.go.set()
     for thread in threads:
         thread.join()

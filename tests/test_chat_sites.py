@@ -36,6 +36,7 @@ def of(*origins: str) -> Site:
         ("http://127.0.0.1:80", "http://127.0.0.1"),
         ("https://*.shop.example:8443", "https://*.shop.example:8443"),
         ("https://münchen.example", "https://xn--mnchen-3ya.example"),
+        ("https://straße.example", "https://xn--strae-oqa.example"),  # and not strasse, which may be another's
     ],
 )
 def test_an_origin_is_kept_as_browsers_write_it(text: str, origin: str) -> None:

@@ -16,6 +16,7 @@ from chat.identity import Identity
 from chat.ui.head import Head
 from chat.ui.quick_import import import_gradio
 
+ACCOUNT = '<meta name="parley-account" content="ada">'
 PAGE = "<!doctype html><html><head><title>é</title></head><body></body></html>"
 
 
@@ -40,7 +41,7 @@ def client() -> TestClient:
 
 def test_the_page_begins_with_the_head(client: TestClient) -> None:
     answer = client.get("/")
-    assert answer.text == PAGE.replace("<head>", "<head><script></script>")
+    assert answer.text == PAGE.replace("<head>", f"<head><script></script>{ACCOUNT}")
     assert int(answer.headers["Content-Length"]) == len(answer.content)
 
 
@@ -55,12 +56,12 @@ def test_a_page_that_comes_in_pieces_is_changed_too() -> None:
 
 def test_administrators_are_told_more() -> None:
     page = Starlette(routes=[Route("/", lambda request: HTMLResponse(PAGE))])
-    assert client_of(page, "?", is_admin=True).get("/").text == PAGE.replace("<head>", "<head>?<meta>")
+    assert client_of(page, "?", is_admin=True).get("/").text == PAGE.replace("<head>", f"<head>?{ACCOUNT}<meta>")
 
 
 def test_the_page_is_not_asked_for_compressed() -> None:
     asked = Route("/", lambda request: HTMLResponse(f"<head>{request.headers.get('accept-encoding')}"))
-    assert client_of(Starlette(routes=[asked]), "").get("/").text == "<head>None"
+    assert client_of(Starlette(routes=[asked]), "").get("/").text == f"<head>{ACCOUNT}None"
 
 
 def test_gradio_is_imported_and_python_left_as_it_was() -> None:
@@ -80,5 +81,19 @@ assert "pandas.core" not in sys.modules
 from pandas.io.formats.style import Styler
 assert gradio.caching.pd.DataFrame is sys.modules["pandas"].DataFrame
 """
+    run(program)
+
+
+def test_tables_can_be_written_though_gradio_is_imported_without_pandas() -> None:
+    program = """
+from chat.ui.quick_import import import_gradio
+import_gradio()
+import pyarrow
+assert pyarrow.Table.from_pylist([{"a": 1}]).to_pandas()["a"][0] == 1
+"""
+    run(program)
+
+
+def run(program: str) -> None:
     child = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert child.returncode == 0, child.stderr

@@ -63,6 +63,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("stop", "a" * 257, "stop"),
     ("stop_token_ids", [265], "stop_token_ids"),
     ("banned_token_ids", [HUGE], "banned_token_ids"),
+    ("banned_token_ids", list(range(265)), "banned_token_ids"),  # which leaves none to write
     ("logit_bias", {"265": 1}, "logit_bias"),
     ("logit_bias", {"5": 101}, "logit_bias.5"),
     ("logit_bias", {"1": 1, "01": 1}, "logit_bias"),

@@ -147,3 +147,9 @@ def test_the_api_describes_itself(v1: Counted) -> None:
     assert "Accepted, and changes nothing." in schemas["ChatCompletionRequest"]["properties"]["user"]["description"]
     answers = description["paths"]["/chat/completions"]["post"]["responses"]["200"]["content"]
     assert answers.keys() == {"application/json", "text/event-stream"}
+
+
+def test_tokens_are_told_one_by_one_only_of_a_text_that_is_not_long(v1: Counted) -> None:
+    assert v1.post("/tokenize", {"content": "a" * 50_001}).status_code == 200
+    refused = v1.post("/tokenize", {"content": "a" * 50_001, "with_pieces": True})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")

@@ -12,6 +12,7 @@ from conftest import Server
 
 from chat.accounts import SCOPES, Accounts
 from chat.data_folder import LOCAL_OWNER, open_database
+from chat.limits import DailyTokens
 from chat.secret import load_secret
 from chat.sites import NewSite, Sites
 from chat.visitors import Visitors
@@ -31,7 +32,7 @@ class Described:
             _, self.key = Accounts(kept.accounts).add_key(LOCAL_OWNER, "test", SCOPES)
             many = NewSite(name="Shop", origins=[ORIGIN], messages_per_visitor=100_000, messages_per_address=100_000)
             site = Sites(kept.sites, kept.presets).create(LOCAL_OWNER, many)
-            visitors = Visitors(kept, load_secret(data))
+            visitors = Visitors(kept, load_secret(data), DailyTokens(None))
             self.visitor, _ = visitors.enter(site.key, ORIGIN, "http://own", address="::1", token=None, user=None)
         self.server = Server(data, model)
         self.specs = {api: httpx.get(f"{self.server.url}{api}/openapi.json").json() for api in APIS}

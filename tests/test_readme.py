@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 CODE_BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for kind, text in CODE_BLOCKS if kind == "sh" for line in text.splitlines()]
 PARLEY_COMMANDS = [line for line in COMMANDS if line.startswith(".venv/bin/parley ")]
-ABOUT_CONVERSATIONS = re.compile(r"\.venv/bin/parley (?:export|import) ")  # which there must be
+KEEPING = re.compile(r"\.venv/bin/parley (?:export|import|key|site) ")  # in a data folder of the test's own
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -67,14 +67,14 @@ def test_conversations_leave_and_come_back_as_shown(store: ConversationStore, tm
     chat = store.create("local", channel="ui").id
     _, reply = store.begin_turn("local", chat, content="Hi", parent_id=None, model="m", params={}, seed=1)
     store.finish_reply("local", reply.id, content="Hello!", status="complete", finish_reason="stop")
-    commands = [line for line in PARLEY_COMMANDS if ABOUT_CONVERSATIONS.match(line)]
+    commands = [line for line in PARLEY_COMMANDS if KEEPING.match(line)]
     assert commands
     for command in commands:
         words = [sys.executable, str(ROOT / "app.py"), *shlex.split(command)[1:], "--data", str(tmp_path)]
         subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("command", [line for line in PARLEY_COMMANDS if not ABOUT_CONVERSATIONS.match(line)])
+@pytest.mark.parametrize("command", [line for line in PARLEY_COMMANDS if not KEEPING.match(line)])
 def test_every_command_shown_runs(command: str, default_path: Path) -> None:
     words = [sys.executable, "app.py", *shlex.split(command)[1:]]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,19 +1,23 @@
 """Accounts and keys in a file, and what is left when an account goes."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ask
 from sqlalchemy import func, select
 
 from storage.accounts import AccountStore, Holdings, KeyNotFound, LastAdmin, NameTaken, UserNotFound
+from storage.archive import ArchiveStore
 from storage.conversations import ConversationStore
 from storage.database import Database
 from storage.erasure import ErasureStore
-from storage.errors import ConversationBusy
+from storage.errors import ConversationBusy, OwnerGone
 from storage.feedback import FeedbackStore
 from storage.presets import PresetStore
-from storage.tables import ApiKey, Conversation, Feedback, Message, StoredPreset, User
+from storage.sites import SiteStore
+from storage.tables import ApiKey, Conversation, Feedback, Message, Site, StoredPreset, User
 
 CANARY = "canary-51c2"
 
@@ -36,6 +40,13 @@ def converse(database: Database, owner: str, text: str, *, ends: bool = True) ->
         counts = {"prompt_tokens": 7, "completion_tokens": 3}
         store.finish_reply(owner, reply.id, content="Yes.", status="complete", finish_reason="stop", **counts)
     return reply.id
+
+
+def add_site(database: Database, owner: str) -> None:
+    limits = {"messages_per_visitor": 20, "messages_per_address": 60}
+    SiteStore(database).create(
+        owner, f"pub_{owner}", limit=9, name="Shop", origins=[], enabled=True, appearance={}, **limits
+    )
 
 
 def test_the_first_account_takes_over_what_was_the_local_owners(accounts: AccountStore, database: Database) -> None:
@@ -84,6 +95,34 @@ def test_another_password_ends_sessions_and_another_hash_of_it_does_not(accounts
     accounts.change(ada.id, password_hash="other")
     accounts.end_sessions(ada.id)
     assert accounts.get(ada.id).session_epoch == 2
+
+
+def test_another_password_revokes_keys_unless_they_are_to_be_kept(accounts: AccountStore) -> None:
+    ada, ben = add(accounts, "ada", "ben")
+    for user in (ada, ben):
+        accounts.add_key(user.id, "notebook", ["read"], prefix="parley_", digest=user.name)
+    accounts.change(ben.id, is_admin=True)
+    accounts.change(ben.id, password_hash="other", keep_keys=True)
+    assert accounts.find_key("ben")
+    accounts.change(ben.id, password_hash="another")
+    assert accounts.find_key("ben") is None
+    assert accounts.find_key("ada")
+
+
+def test_who_is_locked_out_has_no_session_password_key_or_open_site(accounts: AccountStore, database: Database) -> None:
+    ada, ben = add(accounts, "ada", "ben")
+    sites = SiteStore(database)
+    for user in (ada, ben):
+        accounts.add_key(user.id, "notebook", ["read"], prefix="parley_", digest=user.name)
+        add_site(database, user.id)
+    accounts.lock_out(ben.id)
+    user = accounts.get(ben.id)
+    assert (user.session_epoch, user.password_hash, accounts.find_key("ben")) == (1, "", None)
+    assert [site.enabled for site in (*sites.of(ada.id), *sites.of(ben.id))] == [True, False]
+    assert (accounts.get(ada.id).session_epoch, accounts.find_key("ada") is None) == (0, False)
+    with pytest.raises(LastAdmin):
+        accounts.lock_out(ada.id)
+    assert accounts.find_key("ada")
 
 
 def test_an_unknown_account_is_not_found(accounts: AccountStore) -> None:
@@ -146,6 +185,47 @@ def test_an_account_goes_with_all_that_is_its_owners(
     assert f"{CANARY} ada".encode() in kept
     assert f"{CANARY} ben".encode() not in kept
     assert b"hash of ben" not in kept
+
+
+def import_into(database: Database, owner_id: str) -> None:
+    with ArchiveStore(database).importing(owner_id):
+        pass
+
+
+WRITES: dict[str, Callable[[Database, str], Any]] = {
+    "conversation": lambda database, owner: ConversationStore(database).create(owner, channel="ui"),
+    "import": import_into,
+    "site": add_site,
+    "key": lambda database, owner: AccountStore(database).add_key(owner, "x", ["read"], prefix="p", digest="d"),
+    "preset": lambda database, owner: PresetStore(database).save(owner, "poet", system_prompt=None, params={}),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+def test_nothing_can_be_stored_for_an_account_that_is_gone(
+    accounts: AccountStore, database: Database, write: Callable[[Database, str], Any]
+) -> None:
+    write(database, "anybody")  # while there are no accounts
+    _, ben = add(accounts, "ada", "ben")
+    ErasureStore(database).erase_owner(ben.id)
+    with pytest.raises(OwnerGone, match="This account has been removed"):
+        write(database, ben.id)
+    for table in (Conversation, Site, ApiKey, StoredPreset):
+        assert count(database, table, ben.id) == 0
+
+
+def test_nothing_is_sent_or_answered_for_an_account_that_is_gone(accounts: AccountStore, database: Database) -> None:
+    store = ConversationStore(database)
+    chat = store.create("gone", channel="ui").id
+    values: dict[str, Any] = {"model": "m", "params": {}, "seed": 1}
+    message, reply = store.begin_turn("gone", chat, content="Hello?", parent_id=None, **values)
+    store.finish_reply("gone", reply.id, content="Yes.", status="complete", finish_reason="stop")
+    add(accounts, "ada")
+    with pytest.raises(OwnerGone):
+        store.begin_turn("gone", chat, content="Hello?", parent_id=reply.id, **values)
+    with pytest.raises(OwnerGone):
+        store.begin_reply("gone", chat, parent_id=message.id, **values)
+    assert count(database, Conversation, "gone") == 1
 
 
 def test_the_last_administrator_cannot_go(accounts: AccountStore, database: Database) -> None:

@@ -14,11 +14,13 @@ from chat.api.archive import archive_routes
 from chat.api.conversations import conversation_routes
 from chat.api.errors import register_errors
 from chat.api.guard import Guard
-from chat.api.identity import current_owner
+from chat.api.identity import current_identity
 from chat.api.messages import message_routes
 from chat.api.sites import site_routes
 from chat.api.widget import create_widget, loader_route
 from chat.context import ContextBuilder
+from chat.identity import Identity
+from chat.limits import DailyTokens
 from chat.loaded_model import LoadedModel
 from chat.workspace import Workspace, open_workspace
 from model.checkpoint.checkpoint import Checkpoint
@@ -70,10 +72,11 @@ class WidgetApp:
     client: TestClient
     workspace: Workspace
     engine: ScriptedEngine
+    owners_tokens: DailyTokens
 
     def own(self, method: str, path: str, body: Any = None, *, owner: str = "ada") -> httpx2.Response:
         """Ask as an owner."""
-        self.app.dependency_overrides[current_owner] = lambda: owner
+        self.app.dependency_overrides[current_identity] = lambda: Identity(owner, None, is_admin=True)
         return self.client.request(method, f"/api{path}", **({} if body is None else {"json": body}))
 
     def add_site(self, name: str = "The shop", *, owner: str = "ada", **values: Any) -> dict[str, Any]:
@@ -105,7 +108,7 @@ class WidgetApp:
 @contextmanager
 def open_widget(database: Database, checkpoint: Checkpoint) -> Iterator[WidgetApp]:
     """Serve the widget, and the routes on sites, conversations, messages and exports behind the guard."""
-    engine = ScriptedEngine()
+    engine, tokens = ScriptedEngine(), DailyTokens(1_000)
     builder = ContextBuilder(checkpoint.chat_template, checkpoint.tokenizer, checkpoint.config.n_ctx)
     model = LoadedModel("tiny", "abc", cast(Engine, engine), builder, SamplingParams())
     app = FastAPI()
@@ -120,9 +123,9 @@ def open_widget(database: Database, checkpoint: Checkpoint) -> Iterator[WidgetAp
         ):
             app.include_router(routes, prefix="/api")
         app.router.routes.append(loader_route())
-        app.mount("/widget", create_widget(workspace, SECRET))
+        app.mount("/widget", create_widget(workspace, SECRET, tokens))
         with TestClient(app, raise_server_exceptions=False) as client:
-            yield WidgetApp(app, client, workspace, engine)
+            yield WidgetApp(app, client, workspace, engine, tokens)
         engine.close()
 
 

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, BrowserContext, FrameLocator, Locator, 
 from chat.api.guard import Guard
 from chat.api.widget import create_widget, loader_route
 from chat.context import ContextBuilder
+from chat.limits import DailyTokens
 from chat.loaded_model import LoadedModel
 from chat.sites import Appearance, NewSite, Sites
 from chat.ui.page import STATIC, STATIC_PATH
@@ -53,7 +54,7 @@ class WidgetServer:
         self.app = FastAPI()
         self.app.add_middleware(Guard)
         self.app.router.routes.append(loader_route())
-        self.app.mount("/widget", create_widget(workspace, SECRET))
+        self.app.mount("/widget", create_widget(workspace, SECRET, DailyTokens(None)))
         self.app.mount(STATIC_PATH, StaticFiles(directory=STATIC))
         self.port = 0
 

@@ -1,5 +1,7 @@
 """/account, /keys and /users: one's own account, API keys, and for administrators all accounts."""
 
+import time
+from collections.abc import Callable
 from datetime import datetime
 
 from fastapi import APIRouter
@@ -8,17 +10,24 @@ from fastapi import Response as Answer
 from pydantic import Field
 from starlette.exceptions import HTTPException
 
-from chat.accounts import AccountNeeded, Accounts, NoAccount
+from chat.accounts import Accounts, NoAccount, NotRemovable
 from chat.api.addresses import address_of
 from chat.api.cookies import clear_session, set_session
-from chat.api.errors import documented
+from chat.api.errors import InvalidField, documented
 from chat.api.identity import Admin, Person
-from chat.api.schemas import Id, Request, Response, Text
+from chat.api.schemas import Id, Response
+from chat.given import Given, Text
 from chat.identity import Identity
+from chat.passwords import BadPassword
 from chat.sessions import Sessions
 from chat.workspace import Workspace
 from storage.accounts import Holdings
+from storage.erasure import Receipt
+from storage.errors import ConversationBusy
 from storage.tables import Scope, User
+
+ERASURES = 5  # tries: what an account sent just before it was locked out may still begin a reply
+SECONDS_BETWEEN = 0.2
 
 
 class AccountModel(Response):
@@ -29,7 +38,7 @@ class AccountModel(Response):
     has_accounts: bool
 
 
-class PasswordChange(Request):
+class PasswordChange(Given):
     """The password as it is, and as it is to be."""
 
     old: Text = Field(examples=["correct horse battery"])
@@ -53,14 +62,14 @@ class Keys(Response):
     keys: list[KeyModel]
 
 
-class NewKey(Request):
+class NewKey(Given):
     """What a key is for."""
 
     name: Text = Field(examples=["notebook"])
     scopes: list[Scope] = Field(
         min_length=1,
-        description="completions: /v1; read: GET of /api; write: all of /api but accounts, keys and backups; "
-        "metrics: /metrics.",
+        description="completions: /v1; read: GET of /api; write: all of /api but accounts, keys, backups and loading "
+        "models; metrics: /metrics, for administrators.",
         examples=[["completions"]],
     )
 
@@ -90,7 +99,7 @@ class Users(Response):
     users: list[UserModel]
 
 
-class NewUser(Request):
+class NewUser(Given):
     """A new account."""
 
     name: Text = Field(description="1 to 60 of the letters a to z, digits and . _ - @", examples=["ada"])
@@ -98,10 +107,14 @@ class NewUser(Request):
     is_admin: bool = Field(False, description="The first account is an administrator in any case.")
 
 
-class UserChange(Request):
+class UserChange(Given):
     """What is to be changed of an account; what is left out stays."""
 
-    password: Text = Field("", description="Ends all sessions of the account.", examples=["correct horse battery"])
+    password: Text = Field(
+        "",
+        description="Ends all sessions of the account and, unless it is one's own, its API keys.",
+        examples=["correct horse battery"],
+    )
     is_admin: bool = False
 
 
@@ -127,15 +140,18 @@ def _own_routes(accounts: Accounts, sessions: Sessions, kept: Workspace) -> APIR
 
     @routes.post("/password", status_code=204, summary="Change one's password", responses=documented(403, 409))
     def change_password(person: Person, change: PasswordChange, asked: Asked, answer: Answer) -> None:
-        """All other sessions of the account end."""
+        """All other sessions of the account end; its API keys stay, for each can be revoked by itself."""
         name = _account_name(person)
         accounts.log_in(name, change.old, address_of(asked.scope))
-        user = accounts.change(person.owner_id, password=change.new)
+        try:
+            user = accounts.change(person.owner_id, password=change.new, keep_keys=True)
+        except BadPassword as error:
+            raise InvalidField("new", str(error).replace("password", "new", 1), "bad_password") from None
         set_session(answer.headers, asked.scope, sessions.issue(user.id, user.session_epoch))
 
     @routes.post("/logout-everywhere", status_code=204, summary="End all one's sessions", responses=documented(409))
     def log_out_everywhere(person: Person, asked: Asked, answer: Answer) -> None:
-        """This one too."""
+        """This one too; API keys stay, as they are no sessions."""
         _account_name(person)
         kept.accounts.end_sessions(person.owner_id)
         clear_session(answer.headers, asked.scope)
@@ -168,7 +184,7 @@ def _key_routes(accounts: Accounts, kept: Workspace) -> APIRouter:
 
 
 def _user_routes(accounts: Accounts, kept: Workspace, temporary: Workspace) -> APIRouter:
-    routes = APIRouter(prefix="/users", tags=["accounts"])
+    routes = APIRouter(prefix="/users", tags=["account"])
 
     @routes.get("", summary="List the accounts", responses=documented(403))
     def list_users(admin: Admin) -> Users:
@@ -183,22 +199,40 @@ def _user_routes(accounts: Accounts, kept: Workspace, temporary: Workspace) -> A
 
     @routes.patch("/{user_id}", summary="Change an account", responses=documented(403, 404, 409))
     def change_user(admin: Admin, user_id: str, change: UserChange) -> UserModel:
-        """The last administrator stays one."""
-        return _user(accounts.change(user_id, **change.model_dump(exclude_unset=True)), kept.accounts.holdings())
+        """The last administrator stays one. A new password for somebody else revokes all API keys of theirs."""
+        given = change.model_dump(exclude_unset=True)
+        changed = accounts.change(user_id, **given, keep_keys=user_id == admin.owner_id)
+        return _user(changed, kept.accounts.holdings())
 
     @routes.delete("/{user_id}", status_code=204, summary="Erase an account", responses=documented(403, 404, 409))
     def remove_user(admin: Admin, user_id: str) -> None:
-        """All that is its owner's is erased; replies that are being written to them are stopped first."""
+        """It is locked out and its replies are stopped; then all that is its owner's is erased.
+
+        Who is refused with conversation_busy asks again: the account stays locked out.
+        """
         user = kept.accounts.get(user_id)
         if user.id == admin.owner_id:
-            raise AccountNeeded("Your own account cannot be removed by yourself.")
+            raise NotRemovable("Your own account cannot be removed by yourself.")
         accounts.check_removable(user)
-        for workspace, erase in ((kept, kept.erasure.erase_owner), (temporary, temporary.erasure.erase_all)):
-            _stop_replies(workspace, user.id)
-            for conversation_id in erase(user.id).conversation_ids:
+        kept.accounts.lock_out(user.id)
+        # the account goes with what is kept: last, for nobody can remove it a second time
+        for workspace, erase in ((temporary, temporary.erasure.erase_all), (kept, kept.erasure.erase_owner)):
+            for conversation_id in _erase(workspace, user.id, erase).conversation_ids:
                 workspace.bus.publish(user.id, conversation_id)
 
     return routes
+
+
+def _erase(workspace: Workspace, owner_id: str, erase: Callable[[str], Receipt]) -> Receipt:
+    """Erase what is an owner's, whose replies are stopped; raises ConversationBusy if there are ever new ones."""
+    for _ in range(ERASURES - 1):
+        _stop_replies(workspace, owner_id)
+        try:
+            return erase(owner_id)
+        except ConversationBusy:
+            time.sleep(SECONDS_BETWEEN)
+    _stop_replies(workspace, owner_id)
+    return erase(owner_id)
 
 
 def _stop_replies(workspace: Workspace, owner_id: str) -> None:

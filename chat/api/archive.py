@@ -22,11 +22,12 @@ from starlette.requests import ClientDisconnect
 from chat.api.errors import InvalidField, documented
 from chat.api.filters import FilterFields
 from chat.api.identity import Owner
-from chat.api.schemas import Response, Text
+from chat.api.schemas import Response
 from chat.errors import Unreadable
 from chat.exports import InvalidExport, choose, find_selected, find_write, name_file, narrow, read_selected
 from chat.formats.reading import read_file
 from chat.formats.table import FORMATS, find_format
+from chat.given import Text
 from chat.imports import Importer, ImportReport
 from chat.redaction import Counts
 from chat.workspace import Workspace
@@ -55,8 +56,8 @@ class ExportRequest(FilterFields):
     format: str = Field("parley", description=f"One of {', '.join(FORMATS)}.")
     ids: list[Text] = Field([], max_length=MAX_IDS, description="Only these conversations.")
     all: bool = Field(False, description="All of them, or all that pass what else is set.")
-    site_id: str | None = Field(None, description="Only those of the visitors of a site.")
-    query: str | None = Field(None, description="Only those that a search for this finds.")
+    site_id: Text | None = Field(None, description="Only those of the visitors of a site.")
+    query: Text | None = Field(None, description="Only those that a search for this finds.")
     redact: bool = Field(
         False, description="Without addresses, phone and card numbers, keys and tokens, as far as known."
     )

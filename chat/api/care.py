@@ -8,7 +8,8 @@ from pydantic import Field
 
 from chat.api.errors import documented
 from chat.api.identity import Admin, Owner
-from chat.api.schemas import Id, Request, Response
+from chat.api.schemas import Id, Response
+from chat.given import Given
 from chat.workspace import Workspace
 from storage.backup import back_up
 from storage.database import backups_of
@@ -32,7 +33,7 @@ class Backups(Response):
     backups: list[BackupModel]
 
 
-class Expiry(Request):
+class Expiry(Given):
     """Which conversations have been kept for long enough; pinned ones stay."""
 
     older_than_days: int = Field(ge=1, le=36_500, description="Days since their last change.", examples=[365])

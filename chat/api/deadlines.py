@@ -2,17 +2,21 @@
 
 import asyncio
 from http import HTTPStatus
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Literal
 
 import h11
 from starlette.responses import Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from chat.api.addresses import address_of
 from chat.api.errors import refusal
 from chat.api.guard import HEADERS, IMPORT
 
 MAX_CONNECTIONS = 800
 """More than any household of browsers has open, and fewer than the files that a process may usually open, 1,024."""
+MAX_OF_ADDRESS = 200
+LOOPBACK = ("127.0.0.0/8", "::1/128")
 MAX_HEAD_BYTES = 16_384
 
 Phase = Literal["head", "body", "rest", "idle"]  # what is waited for: "rest" of a body that nobody reads any more
@@ -32,7 +36,10 @@ class DeadlineProtocol(H11Protocol):
     seconds = SECONDS
     send_seconds = SEND_SECONDS
     max_connections = MAX_CONNECTIONS
+    max_of_address = MAX_OF_ADDRESS
+    loopback = LOOPBACK
 
+    address = ""
     _phase: Phase | None = None
     _deadline: asyncio.TimerHandle | None = None
     _send_deadline: asyncio.TimerHandle | None = None
@@ -40,7 +47,8 @@ class DeadlineProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Begin to wait for the first request."""
         super().connection_made(transport)
-        if len(self.connections) > self.max_connections:
+        self.address = address_of({"client": self.client})
+        if len(self.connections) > self.max_connections or self._is_above_share():
             self._end_with(refusal(503, FULL, "too_many_connections", headers={"Retry-After": "10"}))
         self._watch()
 
@@ -78,6 +86,19 @@ class DeadlineProtocol(H11Protocol):
             self._end_with(refusal(400, msg, "invalid_http"))
         else:  # an answer is on its way already
             self.transport.abort()
+
+    def _is_above_share(self) -> bool:
+        n = sum(isinstance(other, DeadlineProtocol) and other.address == self.address for other in self.connections)
+        return n > self.max_of_address and not self._stands_for_many()
+
+    def _stands_for_many(self) -> bool:
+        """Tell whether a connection is of a proxy that the settings trust, or of this machine, where one may be."""
+        if self.client is None:  # it has gone already
+            return True
+        peer = ip_address(self.client[0])
+        if isinstance(peer, IPv6Address):
+            peer = peer.ipv4_mapped or peer
+        return any(peer in ip_network(known) for known in (*self.loopback, *self.config.forwarded_allow_ips))
 
     def _end_with(self, answer: Response) -> None:
         headers = [(name.encode(), value.encode()) for name, value in {**HEADERS, "Connection": "close"}.items()]

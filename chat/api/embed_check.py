@@ -14,19 +14,20 @@ from pydantic import Field
 
 from chat.api.errors import documented
 from chat.api.identity import current_identity
-from chat.api.schemas import Request, Response
-from chat.embed_case import Level, Parley
-from chat.embed_doctor import examine
+from chat.api.schemas import Response
+from chat.embed.case import Level, Parley
+from chat.embed.doctor import examine
+from chat.embed.safe_fetch import MAX_URL, SECONDS, Fetched, fetch, parse_url
+from chat.given import Given
 from chat.identity import Identity
 from chat.limits import LimitExceeded, RateLimiter
-from chat.safe_fetch import MAX_URL, SECONDS, Fetched, fetch, parse_url
 from chat.settings import Settings
 from chat.workspace import Workspace
 
 CHECKS_PER_MINUTE = 6  # of an owner, one at a time
 
 
-class PageToCheck(Request):
+class PageToCheck(Given):
     """A page that is to show the chat."""
 
     url: str = Field(max_length=MAX_URL, examples=["https://shop.example/contact"])

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from chat.accounts import AccountNeeded, BadName, BadScopes, NoAccount, WrongPassword
+from chat.accounts import BadName, BadScopes, NoAccount, NotRemovable, WrongPassword
 from chat.api.schemas import ErrorModel
 from chat.errors import (
     BlankMessage,
@@ -36,7 +36,14 @@ from model.sampling_params import SamplingParams
 from storage.accounts import KeyNotFound, LastAdmin, NameTaken, UserNotFound
 from storage.backup import BackupExists
 from storage.erasure import ErasureUnfinished
-from storage.errors import ConversationBusy, ConversationMoved, ConversationNotFound, MessageNotFound, StorageError
+from storage.errors import (
+    ConversationBusy,
+    ConversationMoved,
+    ConversationNotFound,
+    MessageNotFound,
+    OwnerGone,
+    StorageError,
+)
 from storage.presets import PresetNotFound
 from storage.sites import SiteNotFound, TooManySites
 
@@ -60,7 +67,7 @@ _KINDS: Mapping[type[Exception], Kind] = {
     EmbedRefused: FORBIDDEN,
     WrongPassword: FORBIDDEN,
     NoAccount: CONFLICT,
-    AccountNeeded: CONFLICT,
+    NotRemovable: CONFLICT,
     WrongHash: FORBIDDEN,
     NotPossible: CONFLICT,
     ModelNotReady: UNAVAILABLE,
@@ -71,6 +78,7 @@ _KINDS: Mapping[type[Exception], Kind] = {
     EngineBusy: OVERLOADED,
     EngineStopped: UNAVAILABLE,
     StorageError: UNAVAILABLE,
+    OwnerGone: UNAUTHORIZED,
     ConversationNotFound: NOT_FOUND,
     MessageNotFound: NOT_FOUND,
     PresetNotFound: NOT_FOUND,
@@ -101,12 +109,12 @@ _PARAMS: Mapping[type[Exception], str] = {
 }
 _DESCRIPTIONS = {
     401: "Nobody is known by what the request bears.",
-    403: "Not for who asks: it needs a login, an administrator, or the right password.",
+    403: "Not for who asks; the code says why.",
     404: "There is no such thing, or it is somebody else's.",
     409: "It cannot be done now, or not with this; the code says why.",
     429: "It is too much in a time: try again after Retry-After seconds.",
 }
-_TYPES = dict((NOT_FOUND, LIMITED, UNAVAILABLE, FAULT, (401, "authentication_error")))  # of refusals, by status
+_TYPES = dict((UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, LIMITED, UNAVAILABLE, FAULT))  # by status
 _RULES = {"model_attributes_type": "input should be an object"}  # where pydantic tells of Python's
 
 PARAMS = tuple(field.name for field in fields(SamplingParams))
@@ -152,9 +160,9 @@ async def _expected(request: Request, error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, EngineBusy | LimitExceeded):
         headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, ModelNotReady | EngineStopped):
+    if isinstance(error, ModelNotReady | EngineStopped | ShuttingDown):
         headers["Retry-After"] = "1"
-    if isinstance(error, NoVisitor):
+    if isinstance(error, NoVisitor | OwnerGone):
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"error": detail_of(error)}, _kind_of(error)[0], headers)
 
@@ -203,7 +211,7 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     """Answer to what no route takes: an unknown path, another method, a body that cannot be read."""
     assert isinstance(error, HTTPException), "it is registered for these"
-    kind = NOT_FOUND if error.status_code == 404 else (error.status_code, INVALID[1])
+    kind = (error.status_code, _TYPES.get(error.status_code, INVALID[1]))
     text = f"{request.method} {request.url.path[:100]}: {error.detail}"
     return _answer(kind, text, HTTPStatus(error.status_code).name.lower(), headers=error.headers)
 
@@ -214,11 +222,16 @@ async def _fault(request: Request, error: Exception) -> JSONResponse:
 
 
 def refusal(
-    status: int, text: str, code: str | None = None, *, headers: Mapping[str, str] | None = None
+    status: int,
+    text: str,
+    code: str | None = None,
+    *,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """Return an answer of this form for middleware, which no handler of errors stands behind."""
     type_ = _TYPES.get(status, INVALID[1])
-    return _answer((status, type_), text, code or HTTPStatus(status).name.lower(), headers=headers)
+    return _answer((status, type_), text, code or HTTPStatus(status).name.lower(), param=param, headers=headers)
 
 
 def shortened(value: object) -> str:

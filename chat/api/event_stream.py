@@ -3,11 +3,11 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, suppress
 from typing import Any, Literal, NamedTuple
 
 from fastapi.responses import StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 News = Literal["model", "list", "conversation", "text", "close"]
 
@@ -26,14 +26,20 @@ class Place(NamedTuple):
 
 
 class EventStream(StreamingResponse):
-    """A response whose events end with it, at once, however it ends."""
+    """A response whose events end with it, at once, however it ends; it holds a slot as long as it lasts."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[str, None]) -> None:
+    def __init__(self, events: AsyncGenerator[str, None], slot: AbstractContextManager[None]) -> None:
         # X-Accel-Buffering keeps a proxy from holding events back.
         super().__init__(events, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         self._events = events
+        self._slot = slot
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, if there is a slot; raises what that raises, before anything is sent."""
+        with self._slot:
+            await super().__call__(scope, receive, send)
 
     async def stream_response(self, send: Send) -> None:
         """Send what there is until there is no more, or nobody who reads it."""

@@ -13,8 +13,11 @@ from chat.api.identity import Owner
 from chat.api.messages import read_message
 from chat.api.replies import Reader, Replies, View
 from chat.api.schemas import ConversationModel
+from chat.limits import OpenStreams
 from chat.workspace import Workspace
 from storage.errors import StorageError
+
+MAX_STREAMS = 32  # of one owner, whose pages have one each
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +35,9 @@ class ModelReader(Protocol):
 def event_routes(workspace: Workspace, model: ModelReader) -> APIRouter:
     """Return the route that tells of an owner's conversations and of the model."""
     routes = APIRouter(tags=["events"])
+    streams = OpenStreams()
 
-    @routes.get("/events", summary="Watch", status_code=200, response_class=EventStream, responses=documented())
+    @routes.get("/events", summary="Watch", status_code=200, response_class=EventStream, responses=documented(429))
     async def watch(
         owner: Owner,
         conversation_id: Annotated[str | None, Query(description="The conversation that is shown, if one is.")] = None,
@@ -50,7 +54,8 @@ def event_routes(workspace: Workspace, model: ModelReader) -> APIRouter:
         conversation has changed since the list had another version. `model`: what the model does now.
         """
         place = parse_place(last_event_id or "") or (Place(message_id, offset) if message_id else None)
-        return EventStream(_Watcher(workspace, model, owner, conversation_id, place, list_version).events())
+        events = _Watcher(workspace, model, owner, conversation_id, place, list_version).events()
+        return EventStream(events, streams.slot({owner: MAX_STREAMS}))
 
     return routes
 

@@ -1,6 +1,7 @@
 """Who may come in: the middleware that finds out who asks, before any route does."""
 
 import time
+from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
@@ -17,17 +18,19 @@ from storage.errors import StorageError
 from storage.tables import Scope as KeyScope
 
 READING = ("GET", "HEAD")
-PUBLIC = ("/health", "/login", "/widget.js")
-PUBLIC_FOLDERS = ("/assets/", "/page/", "/widget/")
+PUBLIC = ("/health", "/login", "/widget.js", "/manifest.json", "/pwa_icon")
+PUBLIC_FOLDERS = ("/assets/", "/page/", "/pwa_icon/", "/widget/")
 """Files that are the same for all, and the widget, whose visitors have tokens of their own."""
 
-PROXY_HEADERS = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+PROXY_HEADERS = ("forwarded", "via", "x-real-ip")
+PROXY_PREFIXES = ("x-forwarded-", "cf-")
 PASSED_ON = (
     "This came through a proxy, and there are no accounts, so that anybody could read everything: "
     "add one first, with `parley user add NAME`."
 )
 
 LOOK_AGAIN_AFTER = 30  # seconds of an answer that goes on: who asked may have been locked out meanwhile
+LATE = 1.0  # seconds after which a body that ends is a reason to look again, too
 PRIVATE = ("text/html", "application/json")
 """What a browser must not keep of an account's, or its back button would show it after a logout."""
 
@@ -69,7 +72,12 @@ class Gate:
             await missing(scope, receive, send)
         else:
             scope["identity"] = identity
-            await self._app(scope, receive, self._watched(scope, send, identity, bearer, session))
+
+            async def is_still() -> bool:
+                return await run_in_threadpool(self._is_still, identity, bearer, session)
+
+            visit = _Visit(scope, receive, send, is_still, _turn_away(scope, bearer))
+            await self._app(scope, visit.receive, self._fit(scope, visit.send, identity, session))
 
     def _find(self, bearer: str | None, session: Session | None) -> Identity | None:
         """Return who asks: one query, in a thread."""
@@ -83,25 +91,17 @@ class Gate:
         except StorageError:  # whose text the next request gets
             return False
 
-    def _watched(
-        self, scope: Scope, send: Send, identity: Identity, bearer: str | None, session: Session | None
-    ) -> Send:
-        """Return what sends an answer as it is fit for an account, until its owner is locked out."""
-        looked_at, is_over = time.monotonic(), False
+    def _fit(self, scope: Scope, send: Send, identity: Identity, session: Session | None) -> Send:
+        """Return what sends an answer as it is fit for an account."""
+        if session is None or identity.name is None:
+            return send
 
-        async def send_watched(message: Message) -> None:
-            nonlocal looked_at, is_over
-            if message["type"] == "http.response.start" and session and identity.name is not None:
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
                 self._mark(message, scope, session)
-            elif message.get("more_body") and time.monotonic() > looked_at + LOOK_AGAIN_AFTER:
-                looked_at = time.monotonic()
-                if not await run_in_threadpool(self._is_still, identity, bearer, session):
-                    await send({"type": "http.response.body"})  # the end, and for who writes it a disconnect
-                    is_over = True
-            if not is_over:
-                await send(message)
+            await send(message)
 
-        return send_watched
+        return send_marked
 
     def _mark(self, start: Message, scope: Scope, session: Session) -> None:
         headers = MutableHeaders(scope=start)
@@ -109,6 +109,46 @@ class Gate:
             headers.setdefault("Cache-Control", "no-store")
         if session.is_old and "set-cookie" not in headers:
             set_session(headers, scope, self._sessions.issue(session.user_id, session.epoch))
+
+
+class _Visit:
+    """A request that has been let in, which ends early if whoever sent it is locked out meanwhile."""
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, is_still: Callable[[], Awaitable[bool]], turn_away: Response
+    ) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+        self._is_still = is_still  # who was let in
+        self._turn_away = turn_away
+        self._looked_at = time.monotonic()
+        self._is_answered = self._is_over = False
+
+    async def receive(self) -> Message:
+        """Receive for the application, for which the end of a body that comes late from a stranger is a disconnect."""
+        message = await self._receive()
+        is_end = message["type"] == "http.request" and not message.get("more_body")
+        if is_end and not self._is_answered and not await self._is_let_in(LATE):
+            self._is_over = True
+            await self._turn_away(self._scope, self._receive, self._send)
+            return {"type": "http.disconnect"}
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send for the application, whose answer ends when its reader is locked out."""
+        if message["type"] == "http.response.start":
+            self._is_answered = True
+        elif message.get("more_body") and not self._is_over and not await self._is_let_in(LOOK_AGAIN_AFTER):
+            self._is_over = True
+            await self._send({"type": "http.response.body"})  # the end, and for who writes it a disconnect
+        if not self._is_over:
+            await self._send(message)
+
+    async def _is_let_in(self, seconds: float) -> bool:
+        """Tell, if the last look is so long ago, whether the identity is still that of who asks."""
+        if time.monotonic() <= self._looked_at + seconds:
+            return True
+        self._looked_at = time.monotonic()
+        return await self._is_still()
 
 
 def _is_public(method: str, path: str) -> bool:
@@ -142,8 +182,15 @@ def _is_navigation(scope: Scope) -> bool:
 
 
 def _is_passed_on(scope: Scope) -> bool:
-    """Tell whether a request came through a proxy: then this machine's user may be anybody."""
-    return any(name in Headers(scope=scope) for name in PROXY_HEADERS)
+    """Tell whether a request came through a proxy: then this machine's user may be anybody.
+
+    Proxies that say nothing of themselves often speak HTTP/1.0, or name Parley otherwise than the browser did.
+    """
+    headers = Headers(scope=scope)
+    is_told = any(name in PROXY_HEADERS or name.startswith(PROXY_PREFIXES) for name in headers)
+    origin = headers.get("origin")
+    is_renamed = origin is not None and origin.partition("://")[2] != headers.get("host")
+    return is_told or is_renamed or scope.get("http_version") == "1.0"
 
 
 def _missing_scope(identity: Identity, method: str, path: str) -> Response | None:

@@ -7,7 +7,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chat.api.errors import FAULT_TEXT, refusal
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
-PROGRAMS = ("/api", "/v1", "/widget/api", "/metrics")
+VISITORS = "/widget/api"
+PROGRAMS = ("/api", "/v1", VISITORS, "/metrics")
 """What scripts call: there reading is the own page's alone too, for an export is work."""
 
 MAX_BODY_BYTES = 8_000_000  # a message of a million characters fits, whatever the script
@@ -16,8 +17,6 @@ MAX_STRANGER_BYTES = 64_000  # of those who need not log in
 IMPORT = "/api/import"
 LIMITS = {IMPORT: MAX_IMPORT_BYTES}  # of one path
 LIMITS_BELOW = {"/login": MAX_STRANGER_BYTES, "/widget": MAX_STRANGER_BYTES}  # and of all below it
-
-UPLOADS = "/gradio_api/upload"
 
 # Gradio's pages are full of inline scripts and styles, so those have to be allowed; other hosts need not be.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -110,6 +109,8 @@ def _add_headers(scope: Scope, message: Message) -> None:
     headers = MutableHeaders(scope=message)
     for name, value in {**HEADERS, **(HTTPS_HEADERS if scope.get("scheme") == "https" else {})}.items():
         headers.setdefault(name, value)
+    if _is_below(scope["path"], VISITORS):
+        headers.setdefault("Cache-Control", "no-store")  # the next one at a shared computer may look for it
     is_hashed = scope["path"].startswith(HASHED)
     if message["status"] == 200 and (is_hashed or "cache-control" not in headers):
         headers["Cache-Control"] = "private, max-age=31536000, immutable" if is_hashed else "no-cache"
@@ -121,10 +122,11 @@ def _refuse(method: str, path: str, headers: Headers) -> Response | None:
     # with both, the length is not that of the body
     length = "" if "transfer-encoding" in headers else headers.get("content-length", "0")
     if not length.isdecimal():
-        return refusal(411, "A request must tell its Content-Length.")
+        # and nobody knows where the next request would begin
+        return refusal(411, "A request must tell its Content-Length.", headers={"Connection": "close"})
     if int(length) > (limit := _limit(path)):
         return refusal(413, f"A request may have {limit:,} bytes, this one has {int(length):,}.")
-    if headers.get("content-type", "").lower().startswith("multipart/") or _is_below(path, UPLOADS):
+    if headers.get("content-type", "").lower().startswith("multipart/"):
         return refusal(415, "Nothing can be uploaded here.")
     return None
 

@@ -14,7 +14,8 @@ from pygments.util import ClassNotFound
 
 from chat.api.errors import documented
 from chat.api.identity import Owner
-from chat.api.schemas import Request, Response
+from chat.api.schemas import Response
+from chat.given import Given
 from chat.text import MAX_CHARS
 
 # Some languages have steps that take time by the square of what they look at, and nothing can end a step.
@@ -48,7 +49,7 @@ _CLASSES: Mapping[object, TokenClass] = {  # the nearest of a type and its paren
 }
 
 
-class Code(Request):
+class Code(Given):
     """A block of code, and in which language it claims to be."""
 
     code: str = Field(max_length=MAX_CHARS, examples=["print(1)"])

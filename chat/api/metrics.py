@@ -28,7 +28,7 @@ from model.engine.generation import Generation
 LAG_SECONDS = 0.5  # between two looks at how late the event loop is
 SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 LAGS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
-ROUTES = ("/api", "/v1", "/widget", "/widget.js", "/page", "/assets", "/gradio_api", "/health", "/metrics", "/login")
+ROUTES = ("/api", "/v1", "/widget", "/widget.js", "/page", "/assets", "/health", "/metrics", "/login", "/logout")
 
 
 class Metrics:

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from chat.api.errors import documented
 from chat.api.identity import Admin, Owner
-from chat.api.schemas import ModelName, Request, Response
+from chat.api.schemas import ModelName, Response
+from chat.given import Given
 from chat.model_host import ModelHost, State
 from chat.params import to_json
 from model.checkpoint.catalog import CATALOG, find
@@ -33,7 +34,7 @@ class ModelStatusModel(Response):
     memory_bytes: int = Field(description="The most that the whole process has held so far.")
 
 
-class ModelChoice(Request):
+class ModelChoice(Given):
     """The model to load: a name of /api/models, or the path of a file or folder on the server."""
 
     name: str = Field(min_length=1, max_length=4096, examples=["smollm2-135m-instruct"])

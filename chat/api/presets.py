@@ -8,7 +8,8 @@ from pydantic import AfterValidator, Field
 
 from chat.api.errors import documented
 from chat.api.identity import Owner
-from chat.api.schemas import Params, Request, Response
+from chat.api.schemas import Params, Response
+from chat.given import Given
 from chat.params import to_json
 from chat.presets import Preset, new_preset, presets_of, save_preset
 from chat.workspace import Workspace
@@ -38,7 +39,7 @@ class Presets(Response):
     presets: list[PresetModel]
 
 
-class PresetChange(Request):
+class PresetChange(Given):
     """What a preset is to be."""
 
     system_prompt: str | None = None

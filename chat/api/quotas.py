@@ -1,10 +1,12 @@
 """What one owner may have of the model: so many replies in a minute, and so many tokens on a day."""
 
 import re
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chat.api.errors import refusal
+from chat.identity import owner_of
 from chat.limits import DailyTokens, LimitExceeded, RateLimiter
 from model.engine.generation import Generation
 
@@ -16,33 +18,25 @@ REPLIES = re.compile(
 """The paths under which one asks for a reply."""
 
 
-class UsedTokens:
-    """Counts the tokens of prompts and replies that owners have used on a day: in memory, at the end of each reply.
+def count_into(tokens: DailyTokens) -> Callable[[str, Generation], None]:
+    """Return what counts a reply that has ended: for its owner, those of the visitors of their sites too."""
 
-    What visitors of a site use counts for the site, which has a limit of its own.
-    """
+    def count(engine_owner: str, generation: Generation) -> None:
+        usage = generation.usage
+        assert usage is not None, "a generation that has ended has its usage"
+        tokens.add(owner_of(engine_owner), usage.prompt_tokens + usage.completion_tokens)
 
-    def __init__(self) -> None:
-        self._tokens = DailyTokens()
-        self.check = self._tokens.check
-
-    def count(self, owner: str, generation: Generation) -> None:
-        """Count a reply that has ended."""
-        if generation.usage and not owner.startswith("visitor:"):
-            self._tokens.add(owner, generation.usage.prompt_tokens + generation.usage.completion_tokens)
+    return count
 
 
 class Quotas:
     """Pure ASGI middleware behind the gate: refuses who has asked for as much as an owner may."""
 
-    def __init__(
-        self, app: ASGIApp, used: UsedTokens, requests_per_minute: int | None, tokens_per_day: int | None
-    ) -> None:
+    def __init__(self, app: ASGIApp, tokens: DailyTokens, requests_per_minute: int | None) -> None:
         self._app = app
-        self._used = used
+        self._tokens = tokens
         self._limiter = RateLimiter()
         self._requests_per_minute = requests_per_minute
-        self._tokens_per_day = tokens_per_day
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -56,7 +50,6 @@ class Quotas:
         await self._app(scope, receive, send)
 
     def _take(self, owner: str) -> None:
-        if self._tokens_per_day:
-            self._used.check(owner, self._tokens_per_day)
+        self._tokens.check(owner)
         if self._requests_per_minute:
             self._limiter.take("replies", owner, self._requests_per_minute, 60)

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from chat.given import Given, Line, Text
 from chat.ledger import Reason
-from chat.text import MAX_CHARS, clean
+from chat.text import MAX_CHARS
 from storage.tables import Channel, FinishReason, Origin, Role, Status, TitleSource
 
 MAX_TITLE = 200  # characters
@@ -15,14 +16,6 @@ MAX_IDS = 500
 
 _ID = "0c5d4f1ab6f94d2e8f3f1f0c9a7b6e5d"
 _OTHER_ID = "7d1e2a90c4b84f6d9a3e5c8b1f0d2e4a"
-
-
-def _clean(value: object) -> object:
-    return clean(value) if isinstance(value, str) else value
-
-
-def _one_line(value: object) -> object:
-    return " ".join(clean(value).split()) if isinstance(value, str) else value
 
 
 def _whole(value: object) -> object:
@@ -34,8 +27,7 @@ def _whole(value: object) -> object:
 Id = Annotated[str, Field(examples=[_ID])]
 OtherId = Annotated[str, Field(examples=[_OTHER_ID])]
 ModelName = Annotated[str, Field(examples=["smollm2-135m-instruct"])]
-Text = Annotated[str, BeforeValidator(_clean)]
-Title = Annotated[str, BeforeValidator(_one_line), Field(min_length=1, max_length=MAX_TITLE)]
+Title = Annotated[Line, Field(min_length=1, max_length=MAX_TITLE)]
 SystemPrompt = Annotated[Text, Field(max_length=MAX_CHARS)]
 Comment = Annotated[Text, Field(max_length=MAX_COMMENT)]
 Rating = Annotated[Literal[-1, 1], BeforeValidator(_whole)]
@@ -46,12 +38,6 @@ Params = Annotated[
         examples=[{"temperature": 0.7, "max_tokens": 200}],
     ),
 ]
-
-
-class Request(BaseModel):
-    """What a request says: no field but those named here, and no value of another type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Response(BaseModel):
@@ -128,7 +114,7 @@ class ConversationPath(Response):
     messages: list[MessageModel]
 
 
-class NewConversation(Request):
+class NewConversation(Given):
     """How a conversation begins."""
 
     system_prompt: SystemPrompt | None = Field(None, examples=["Answer in one sentence."])
@@ -138,7 +124,7 @@ class NewConversation(Request):
     recap: bool = Field(False, description="Sum up in a prompt the turns that it has no room for.")
 
 
-class ConversationChange(Request):
+class ConversationChange(Given):
     """What is to be changed of a conversation; what is left out stays."""
 
     title: Title = Field("", examples=["A walk in Lisbon"])
@@ -149,7 +135,7 @@ class ConversationChange(Request):
     recap: bool = False
 
 
-class ConversationsChange(Request):
+class ConversationsChange(Given):
     """One change of several conversations: of all, or of none."""
 
     ids: list[Text] = Field(min_length=1, max_length=MAX_IDS, examples=[[_ID, _OTHER_ID]])
@@ -162,7 +148,7 @@ class Conversations(Response):
     conversations: list[ConversationModel]
 
 
-class NewMessage(Request):
+class NewMessage(Given):
     """A message to send, and how the reply to it is to be drawn."""
 
     content: str = Field(examples=["Why is the sky blue?"])
@@ -177,7 +163,7 @@ class NewMessage(Request):
     )
 
 
-class NewReply(Request):
+class NewReply(Given):
     """How one more reply is to be drawn."""
 
     params: Params = {}
@@ -196,13 +182,13 @@ class MessageEdit(NewReply):
     content: str = Field(examples=["Why is the sky red in the evening?"])
 
 
-class MessageChange(Request):
+class MessageChange(Given):
     """What is to be changed of a message itself."""
 
     pinned: bool = Field(description="Whether it is always in the prompt.")
 
 
-class FeedbackChange(Request):
+class FeedbackChange(Given):
     """What the owner thinks of a message now; nothing if both are null."""
 
     rating: Rating | None = Field(None, examples=[1])

@@ -25,13 +25,14 @@ from chat.api.messages import message_routes
 from chat.api.metrics import Metrics, metrics_routes
 from chat.api.model import StatusReader, model_routes
 from chat.api.presets import preset_routes
-from chat.api.quotas import Quotas, UsedTokens
+from chat.api.quotas import Quotas, count_into
 from chat.api.request_log import RequestLog
 from chat.api.search import search_routes
 from chat.api.sites import site_routes
 from chat.api.tokens import token_routes
 from chat.api.v1.server import create_v1
 from chat.api.widget import create_widget, loader_route
+from chat.limits import DailyTokens
 from chat.model_host import ModelHost
 from chat.secret import load_secret
 from chat.sessions import Sessions
@@ -43,23 +44,18 @@ from chat.workspace import Workspace
 
 
 def create_app(settings: Settings, kept: Workspace, temporary: Workspace, host: ModelHost) -> FastAPI:
-    """Return the application: /health, the API under /api, and the page everywhere else."""
+    """Return the application: /api, /v1, /widget, what is beside them, and the page."""
     secret = load_secret(settings.data)
     accounts, sessions = Accounts(kept.accounts), Sessions(secret)
-    metrics, used_tokens = Metrics(host, settings.data / "parley.db"), UsedTokens()
-    host.call_at_end(used_tokens.count)
+    metrics, tokens = Metrics(host, settings.data / "parley.db"), DailyTokens(settings.tokens_per_day)
+    host.call_at_end(count_into(tokens))
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=metrics.lifespan)
     register_errors(app)
     # Without a CORSMiddleware of the parent Gradio adds its own, which lets any origin in.
     app.add_middleware(CORSMiddleware, allow_origins=[])
     app.add_middleware(Head, head=HEAD, admin_head=admin_head(settings))
     app.add_middleware(Fence)
-    app.add_middleware(
-        Quotas,
-        used=used_tokens,
-        requests_per_minute=settings.requests_per_minute,
-        tokens_per_day=settings.tokens_per_day,
-    )
+    app.add_middleware(Quotas, tokens=tokens, requests_per_minute=settings.requests_per_minute)
     app.add_middleware(Gate, accounts=accounts, sessions=sessions)
     app.add_middleware(Hosts, names=settings.hosts)
     app.add_middleware(Guard)  # so far out that what the others answer has its headers too
@@ -75,7 +71,7 @@ def create_app(settings: Settings, kept: Workspace, temporary: Workspace, host: 
     app.mount("/api", api)
     app.mount("/v1", create_v1(host, kept.bus))
     app.router.routes.append(loader_route())
-    app.mount("/widget", create_widget(kept, secret))
+    app.mount("/widget", create_widget(kept, secret, tokens))
     _mount_page(app, build_page())
     return app
 
@@ -103,7 +99,6 @@ def create_api(settings: Settings, kept: Workspace, temporary: Workspace, host: 
 
 def _mount_page(app: FastAPI, page: gr.Blocks) -> None:
     app.mount(STATIC_PATH, GZipMiddleware(StaticFiles(directory=STATIC)))
-    page.queue(default_concurrency_limit=16, max_size=64, api_open=False)
     gr.mount_gradio_app(
         app,
         page,

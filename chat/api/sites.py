@@ -1,12 +1,13 @@
 """/sites: the websites on which an owner lets visitors chat."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from fastapi import APIRouter
 from pydantic import Field
 
 from chat.api.errors import documented
-from chat.api.identity import Owner
+from chat.api.identity import Owner, Person
 from chat.api.schemas import Id, Response
 from chat.sites import Appearance, NewSite, SiteChange, Sites
 from chat.visitors import identity_secret
@@ -52,14 +53,15 @@ def site_routes(workspace: Workspace, secret: bytes) -> APIRouter:
     store, sites = workspace.sites, Sites(workspace.sites, workspace.presets)
     here = documented(404)
 
-    def model(site: Site) -> SiteModel:
-        n_conversations = store.n_conversations(site.owner_id).get(site.id, 0)
-        return SiteModel.model_validate({**vars(site), "n_conversations": n_conversations})
+    def model(site: Site, counts: Mapping[str, int] | None = None) -> SiteModel:
+        counts = store.n_conversations(site.owner_id) if counts is None else counts
+        return SiteModel.model_validate({**vars(site), "n_conversations": counts.get(site.id, 0)})
 
     @routes.get("", summary="List the sites", responses=documented())
     def list_sites(owner: Owner) -> SiteList:
         """The oldest first."""
-        return SiteList(sites=[model(site) for site in store.of(owner)])
+        counts = store.n_conversations(owner)
+        return SiteList(sites=[model(site, counts) for site in store.of(owner)])
 
     @routes.post("", status_code=201, summary="Add a site", responses=documented(409))
     def add(owner: Owner, new: NewSite) -> SiteModel:
@@ -86,9 +88,9 @@ def site_routes(workspace: Workspace, secret: bytes) -> APIRouter:
         """The old snippet, the visitors' tokens and the identity secret are worth nothing then."""
         return model(sites.rotate(owner, site_id))
 
-    @routes.get("/{site_id}/identity-secret", summary="Read the key for vouching", responses=here)
-    def read_secret(owner: Owner, site_id: str) -> IdentitySecret:
+    @routes.get("/{site_id}/identity-secret", summary="Read the key for vouching", responses=documented(403, 404))
+    def read_secret(person: Person, site_id: str) -> IdentitySecret:
         """HMAC-SHA256 of a user's id with this key, in hex digits, is what a page gives the widget for its user."""
-        return IdentitySecret(secret=identity_secret(secret, store.get(owner, site_id)))
+        return IdentitySecret(secret=identity_secret(secret, store.get(person.owner_id, site_id)))
 
     return routes

@@ -6,9 +6,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from chat.api.errors import refusal
-from chat.errors import ModelNotReady, PromptFailed
+from chat.errors import MessageTooLong, ModelNotReady, PromptFailed
 from chat.presets import InvalidPreset
-from chat.visitors import PresetUnfit
+from chat.visitors import MAX_CHARS, PresetUnfit
 from model.errors import EngineBusy, ModelError
 from storage.errors import DatabaseUnusable
 
@@ -21,6 +21,7 @@ def hide_internals(api: FastAPI) -> None:
     """Have an application say no more than that it cannot answer now, where the error would tell of internals."""
     for internal in (ModelError, ModelNotReady, PromptFailed, PresetUnfit, InvalidPreset, DatabaseUnusable):
         api.add_exception_handler(internal, _unavailable)
+    api.add_exception_handler(MessageTooLong, _too_long)
 
 
 async def _unavailable(request: Request, error: Exception) -> JSONResponse:
@@ -29,3 +30,10 @@ async def _unavailable(request: Request, error: Exception) -> JSONResponse:
     seconds = error.retry_after if isinstance(error, EngineBusy) else RETRY_SECONDS
     text = f"There is no answer to be had right now. Try again in {seconds} s."
     return refusal(503, text, "unavailable", headers={"Retry-After": str(seconds)})
+
+
+async def _too_long(request: Request, error: Exception) -> JSONResponse:
+    """Tell of the limit for all; what else fits depends on what the owner has said to the model."""
+    assert isinstance(error, MessageTooLong), "it is registered for these"
+    text = str(error) if error.limit == MAX_CHARS else "The message is too long for this chat: shorten it."
+    return refusal(400, text, "message_too_long", param="content")

@@ -1,6 +1,7 @@
 """What a visitor hears of a conversation: replies as they grow, and that it is gone; nothing of what is the owner's."""
 
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -9,10 +10,12 @@ from fastapi.concurrency import run_in_threadpool
 from chat.api.event_stream import PING, News, Place, Wire, write_event
 from chat.api.replies import Reader, Replies, View
 from chat.api.visitor_schemas import visitor_message
-from chat.visitors import NoVisitor, Session
+from chat.visitors import NoVisitor, VisitorSession
 from chat.workspace import Workspace
 from storage.errors import StorageError
 from storage.tables import Conversation
+
+CHECK_SECONDS = 2.0  # for which a visitor who was let in is not looked at again
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +26,7 @@ class VisitorWatcher:
     def __init__(
         self,
         workspace: Workspace,
-        session: Session,
+        session: VisitorSession,
         conversation_id: str,
         place: Place | None,
         check: Callable[[], object],
@@ -43,9 +46,11 @@ class VisitorWatcher:
         try:
             with self._workspace.bus.listening(self._session.site.owner_id, self._hear), self._replies.hearing:
                 yield "".join(self._view_events(await self._replies.begin())) or PING
+                checked_at = time.monotonic()
                 while not self._is_gone and (events := await self._wire.next(self._tell, self._is_impatient)):
-                    if events == PING:
+                    if time.monotonic() > checked_at + CHECK_SECONDS:
                         await run_in_threadpool(self._check)
+                        checked_at = time.monotonic()
                     yield events
         except NoVisitor:  # the site has been switched off meanwhile, or has another key
             return

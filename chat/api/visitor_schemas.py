@@ -5,17 +5,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from chat.api.schemas import Id, Rating, Request, Response, Text
+from chat.api.schemas import Id, Rating, Response
+from chat.given import Given, Text
 from storage.tables import Conversation, Message, Role, Site, Status
 
 MAX_USER_ID = 200  # characters
 MAX_TOKEN = 2000
-MAX_URL = 2000
+MAX_ORIGIN = 300
 
 Key = Annotated[Text, Field(min_length=1, max_length=200)]
 
 
-class UserModel(Request):
+class VouchedUserModel(Given):
     """A visitor whom the site knows, and its word for it."""
 
     id: Annotated[Text, Field(min_length=1, max_length=MAX_USER_ID, examples=["ada@shop.example"])]
@@ -24,15 +25,15 @@ class UserModel(Request):
     )
 
 
-class NewSession(Request):
+class NewSession(Given):
     """Who shows the chat to whom."""
 
     site: Annotated[str, Field(max_length=100)] = Field(examples=["pub_3kTMd0MFUyK0Rk2hN1Vd7Q"])
-    origin: Annotated[str, Field(max_length=MAX_URL)] = Field(examples=["https://shop.example"])
+    origin: Annotated[str, Field(max_length=MAX_ORIGIN)] = Field(examples=["https://shop.example"])
     token: Annotated[str, Field(max_length=MAX_TOKEN)] | None = Field(
         None, description="That of an earlier session, whose visitor it is still; one that is not valid is a new one."
     )
-    user: UserModel | None = None
+    user: VouchedUserModel | None = None
 
 
 class VisitorModel(Response):
@@ -94,10 +95,10 @@ class VisitorPath(Response):
     messages: list[VisitorMessage]
 
 
-class NewVisitorMessage(Request):
+class NewVisitorMessage(Given):
     """What a visitor says."""
 
-    conversation_id: str | None = Field(description="Null begins one.")
+    conversation_id: Annotated[Text, Field(max_length=100)] | None = Field(description="Null begins one.")
     content: str = Field(examples=["When do you open?"])
     idempotency_key: Key = Field(
         description="Of one's own for each message: the same request, sent again, adds nothing."
@@ -111,7 +112,7 @@ class SentByVisitor(Response):
     messages: list[VisitorMessage]
 
 
-class RatingChange(Request):
+class RatingChange(Given):
     """What a visitor thinks of a reply now."""
 
     rating: Rating | None = Field(examples=[1])

@@ -34,12 +34,15 @@ from chat.api.visitor_schemas import (
 from chat.api.widget_frame import FOLDER, LoaderFile, WidgetFiles, frame_routes, own_origin
 from chat.errors import NotPossible
 from chat.exports import name_file
+from chat.limits import DailyTokens, OpenStreams
 from chat.transcripts import SUFFIXES, Line, TranscriptFormat, write_transcript
-from chat.visitors import NoVisitor, Session, User, Visitors
+from chat.visitors import NoVisitor, Visitors, VisitorSession, VouchedUser
 from chat.workspace import Workspace
 from storage.tables import Message
 
 MAX_CONVERSATIONS = 50  # in a visitor's list
+STREAMS_OF_VISITOR = 4  # at a time
+STREAMS_OF_ADDRESS = 40
 
 RESENT: dict[int | str, dict[str, Any]] = {
     200: {"model": SentByVisitor, "description": "It was sent before, with the same key."}
@@ -56,7 +59,7 @@ _BEARER = HTTPBearer(auto_error=False, scheme_name="visitor", description="The t
 
 def current_session(
     request: HttpRequest, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
-) -> Session:
+) -> VisitorSession:
     """Return the session whose token a request bears; raises NoVisitor."""
     visitors: Visitors = request.app.state.visitors
     if bearer is None:
@@ -64,12 +67,12 @@ def current_session(
     return visitors.find(bearer.credentials, own_origin(request))
 
 
-Here = Annotated[Session, Depends(current_session)]
+Here = Annotated[VisitorSession, Depends(current_session)]
 
 
-def create_widget(workspace: Workspace, secret: bytes) -> FastAPI:
+def create_widget(workspace: Workspace, secret: bytes, tokens: DailyTokens) -> FastAPI:
     """Return what is below /widget: the frame's document, its scripts and styles, and the API that those call."""
-    visitors = Visitors(workspace, secret)
+    visitors = Visitors(workspace, secret, tokens)
     widget = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     register_errors(widget)
     widget.mount("/api", create_widget_api(workspace, visitors))
@@ -89,15 +92,15 @@ def create_widget_api(workspace: Workspace, visitors: Visitors) -> FastAPI:
     api.state.visitors = visitors
     register_errors(api)
     hide_internals(api)
-    handlers, add = _Handlers(workspace, visitors), api.add_api_route
+    handlers, add = _Handlers(workspace, visitors, OpenStreams()), api.add_api_route
     one, rating = "/conversations/{conversation_id}", "/messages/{message_id}/rating"
     own, here, rated = documented(401), documented(401, 404), documented(401, 404, 409)
     sent = {**documented(401, 404, 409, 429), **RESENT}
-    entered = documented(403, 429)
+    entered, stream = documented(403, 429), documented(401, 404, 429)
     add("/session", handlers.enter, methods=["POST"], summary="Begin or renew a session", responses=entered)
     add("/conversations", handlers.page, methods=["GET"], summary="List one's own", responses=own)
     add(one, handlers.read, methods=["GET"], summary="Read one", responses=here)
-    add(f"{one}/events", handlers.watch, methods=["GET"], status_code=200, response_class=EventStream, responses=here)
+    add(f"{one}/events", handlers.watch, methods=["GET"], status_code=200, response_class=EventStream, responses=stream)
     add(f"{one}/stop", handlers.stop, methods=["POST"], status_code=204, summary="Stop the reply", responses=here)
     add(f"{one}/export", handlers.export, methods=["GET"], response_class=Response, responses={**here, **EXPORTED})
     add("/messages", handlers.send, methods=["POST"], status_code=201, summary="Send", responses=sent)
@@ -109,6 +112,7 @@ def create_widget_api(workspace: Workspace, visitors: Visitors) -> FastAPI:
 class _Handlers:
     workspace: Workspace
     visitors: Visitors
+    streams: OpenStreams
 
     def enter(self, request: HttpRequest, new: NewSession) -> SessionModel:
         """Let a visitor in, on a page that may show the chat: as who they were with an earlier token, or anew."""
@@ -118,7 +122,7 @@ class _Handlers:
             own_origin(request),
             address=address_of(request.scope),
             token=new.token,
-            user=User(new.user.id, new.user.hash) if new.user else None,
+            user=VouchedUser(new.user.id, new.user.hash) if new.user else None,
         )
         verified = VisitorModel(verified=session.visitor.name is not None)
         return SessionModel(token=token, visitor=verified, site=site_view(session.site))
@@ -167,7 +171,10 @@ class _Handlers:
         token = request.headers["authorization"].partition(" ")[2]
         check = partial(self.visitors.find, token, own_origin(request))
         place = parse_place(last_event_id or "")
-        return EventStream(VisitorWatcher(self.workspace, here, conversation_id, place, check).events())
+        slot = self.streams.slot(
+            {f"visitor {here.visitor.id}": STREAMS_OF_VISITOR, address_of(request.scope): STREAMS_OF_ADDRESS}
+        )
+        return EventStream(VisitorWatcher(self.workspace, here, conversation_id, place, check).events(), slot)
 
     def stop(self, here: Here, conversation_id: str) -> None:
         """Stop the reply that is being written, if there is one; what has been shown of it stays."""
@@ -196,6 +203,6 @@ class _Handlers:
         self.workspace.feedback.rate(here.site.owner_id, message_id, rating=change.rating, visitor=here.visitor)
         self.workspace.bus.publish(here.site.owner_id, message.conversation_id)
 
-    def _seen(self, here: Session, messages: list[Message]) -> list[VisitorMessage]:
+    def _seen(self, here: VisitorSession, messages: list[Message]) -> list[VisitorMessage]:
         opinions = self.workspace.feedback.of_visitor(here.visitor, messages)
         return [visitor_message(message, opinions.get(message.id)) for message in messages]

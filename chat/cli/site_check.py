@@ -13,7 +13,7 @@ from chat.settings import Settings
 from storage.sites import SiteStore
 
 if TYPE_CHECKING:
-    from chat.embed_case import Finding
+    from chat.embed.case import Finding
 
 
 @takes_settings("data", "port")
@@ -43,9 +43,9 @@ def examine_page(settings: Settings, page: str, url: str) -> list["Finding"]:
     """Return what there is to say of a page; any is read, wherever it is: who asks could look there themselves."""
     import httpx  # a tenth of a second, which other commands need not wait
 
-    from chat.embed_case import Parley
-    from chat.embed_doctor import examine
-    from chat.safe_fetch import Fetched, fetch, parse_url
+    from chat.embed.case import Parley
+    from chat.embed.doctor import examine
+    from chat.embed.safe_fetch import Fetched, fetch, parse_url
 
     def ask(url: httpx.URL) -> Fetched:
         return asyncio.run(fetch(url, anywhere=True))

@@ -10,9 +10,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 
+from chat.cli.asking import confirm
 from chat.cli.flags import JsonFlag, takes_settings
 from chat.cli.site_check import check
-from chat.cli.users import confirm
 from chat.data_folder import LOCAL_OWNER, open_database
 from chat.settings import Settings, SettingsError
 from chat.sites import Appearance, NewSite, SiteChange, Sites, parse_origin, snippet_of

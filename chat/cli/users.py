@@ -1,17 +1,17 @@
 """`parley user`: the accounts, listed, added, given another password, and erased; Parley may be running."""
 
 import json
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from chat.accounts import Accounts
+from chat.cli.asking import confirm, read_password
 from chat.cli.flags import JsonFlag, takes_settings
 from chat.cli.keeping import print_receipt
 from chat.data_folder import open_database
-from chat.settings import Settings, SettingsError
+from chat.settings import Settings
 from storage.accounts import AccountStore, Holdings
 from storage.erasure import ErasureStore
 from storage.tables import User
@@ -33,9 +33,10 @@ def add(
     password_stdin: StdinFlag = False,
 ) -> None:
     """Add an account. The first one takes over what is here, and everybody must log in from then on."""
-    password = read_password(password_stdin)
     with open_database(settings.data) as database:
-        user = Accounts(AccountStore(database)).add(name, password, is_admin=admin)
+        accounts = Accounts(AccountStore(database))
+        accounts.check_new(name)  # before anything is asked
+        user = accounts.add(name, read_password(password_stdin), is_admin=admin)
     typer.echo(f"Added {user.name}{', an administrator' if user.is_admin else ''}.")
 
 
@@ -52,7 +53,7 @@ def list_(settings: Settings, as_json: JsonFlag = False) -> None:
 @users_cli.command()
 @takes_settings("data")
 def passwd(settings: Settings, name: NameArgument, password_stdin: StdinFlag = False) -> None:
-    """Change an account's password, which ends all its sessions."""
+    """Change an account's password, which ends all its sessions and revokes its API keys."""
     with open_database(settings.data) as database:
         accounts = Accounts(AccountStore(database))
         user = accounts.named(name)
@@ -68,37 +69,15 @@ def remove(
 ) -> None:
     """Erase an account with all that is its owner's, and print a receipt."""
     with open_database(settings.data) as database:
-        accounts = Accounts(AccountStore(database))
+        store = AccountStore(database)
+        accounts = Accounts(store)
         user = accounts.named(name)
         accounts.check_removable(user)
         if not yes:
             confirm(f"Erase {user.name}, and all conversations, presets, sites and keys of theirs?")
+        store.lock_out(user.id)  # or who keeps sending would keep it off
         receipt = ErasureStore(database).erase_owner(user.id)
     print_receipt(receipt)
-
-
-def read_password(from_stdin: bool) -> str:
-    """Return the password that is typed twice, unseen, or that stdin has; raises SettingsError."""
-    if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
-    if not sys.stdin.isatty():
-        raise SettingsError("password: there is no terminal to ask on: give it to --password-stdin")
-    try:
-        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
-    except typer.Abort:
-        raise SettingsError("password: none was given, so nothing is changed") from None
-
-
-def confirm(question: str) -> None:
-    """Ask before something is erased; raises SettingsError without a yes."""
-    if not sys.stdin.isatty():
-        raise SettingsError("There is no terminal to ask on: say --yes if it is to be erased.")
-    try:
-        is_sure = typer.confirm(question)
-    except typer.Abort:
-        is_sure = False
-    if not is_sure:
-        raise SettingsError("Nothing is erased.")
 
 
 def print_users(users: Sequence[User], holdings: dict[str, Holdings]) -> None:

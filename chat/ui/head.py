@@ -1,11 +1,16 @@
 """What the page's document begins with, so that a browser has it before Gradio's scripts run."""
 
+from html import escape
+
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chat.identity import Identity
+
 
 class Head:
-    """Pure ASGI middleware: puts a text at the beginning of the head of the page at `/`, and more for administrators.
+    """Pure ASGI middleware: puts a text at the beginning of the head of the page at `/`, who it is for, and more
+    for administrators.
 
     Gradio's own parameter for this adds it only once its scripts have started, which is too late for what they are to
     find, and later than need be for the rest.
@@ -23,7 +28,9 @@ class Head:
             return
         start: Message = {}
         body = b""
-        head = self._head + (self._admin_head if scope["identity"].is_admin else b"")
+        identity: Identity = scope["identity"]
+        account = f'<meta name="parley-account" content="{escape(identity.name or "")}">'
+        head = self._head + account.encode() + (self._admin_head if identity.is_admin else b"")
 
         async def collect(message: Message) -> None:
             nonlocal start, body

@@ -26,7 +26,8 @@ class _Later(ModuleType):
     """Stands for a package until something in it is asked for."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__path__":  # as whoever looks through all modules does
+        # as whoever looks through all modules does; pyarrow asks for the version
+        if name.startswith("__") and name not in ("__path__", "__version__"):
             raise AttributeError(name)
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]

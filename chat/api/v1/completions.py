@@ -8,7 +8,6 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
 from chat.api.errors import InvalidField
-from chat.api.schemas import Text
 from chat.api.v1.logprobs import CompletionLogprobs, Offsets, completion_logprobs
 from chat.api.v1.prompts import text_prompt
 from chat.api.v1.reading import News
@@ -25,6 +24,7 @@ from chat.api.v1.schemas import (
     head,
     unsupported,
 )
+from chat.given import Text
 from chat.loaded_model import LoadedModel
 
 

@@ -52,9 +52,9 @@ def chat_logprobs(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> ChatLogprobs
 class Offsets:
     """Counts the characters of a completion token by token; one inside a character begins where that one begins."""
 
-    def __init__(self, tokenizer: Tokenizer, start: int = 0) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._detokenizer = StreamingDetokenizer(tokenizer)
-        self._next = start
+        self._next = 0
 
     def add(self, token_id: int) -> int:
         """Return where the text of the next token begins."""

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from chat.api.errors import InvalidField
-from chat.api.schemas import Request, Text
 from chat.api.v1.replies import Prompt
 from chat.api.v1.schemas import Unsupported, ignored, unsupported
+from chat.given import Given, Text
 from chat.loaded_model import LoadedModel
 from chat.text import MAX_CHARS
 from model.chat_template import ChatMessage, Role
@@ -18,7 +18,7 @@ _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "u
 _INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}
 
 
-class TextPart(Request):
+class TextPart(Given):
     """A part of a message; there are no other parts than text."""
 
     type: Literal["text"]
@@ -32,7 +32,7 @@ def _as_parts(value: object) -> object:
 Content = Annotated[list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])]
 
 
-class InputMessage(Request):
+class InputMessage(Given):
     """One message of the conversation so far."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -73,9 +73,9 @@ def text_prompt(model: LoadedModel, text: str, param: str) -> Prompt:
     return Prompt(beginning + model.context_builder.tokenizer.encode(text))
 
 
-def too_long(param: str, n_chars: int) -> InvalidField:
+def too_long(param: str, n_chars: int, limit: int = MAX_CHARS) -> InvalidField:
     """Return the error of a text that nobody counts the tokens of."""
-    text = f"{param}: must have at most {MAX_CHARS:,} characters, got {n_chars:,}"
+    text = f"{param}: must have at most {limit:,} characters, got {n_chars:,}"
     return InvalidField(param, text, "context_length_exceeded")
 
 

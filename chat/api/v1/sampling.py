@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from chat.api.errors import PARAMS
-from chat.api.schemas import Request, Text
+from chat.given import Given, Text
 from chat.params import from_json
 from model.sampling_params import MAX_STOP, SamplingParams
 from model.sampling_params import ResponseFormat as Form
@@ -31,19 +31,19 @@ Stop = Annotated[
 ]
 
 
-class TextFormat(Request):
+class TextFormat(Given):
     """Any text."""
 
     type: Literal["text"]
 
 
-class JsonObjectFormat(Request):
+class JsonObjectFormat(Given):
     """Any JSON object."""
 
     type: Literal["json_object"]
 
 
-class NamedSchema(Request):
+class NamedSchema(Given):
     """A JSON Schema; its name and description change nothing, and it is always followed strictly."""
 
     json_schema: dict[str, Any] = Field(alias="schema", examples=[{"type": "object", "properties": {}}])
@@ -52,14 +52,14 @@ class NamedSchema(Request):
     strict: bool | None = None
 
 
-class JsonSchemaFormat(Request):
+class JsonSchemaFormat(Given):
     """JSON by a schema."""
 
     type: Literal["json_schema"]
     json_schema: NamedSchema
 
 
-class RegexFormat(Request):
+class RegexFormat(Given):
     """A text that a regular expression matches as a whole: Parley's own."""
 
     type: Literal["regex"]
@@ -69,7 +69,7 @@ class RegexFormat(Request):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat, Field(discriminator="type")]
 
 
-class SamplingFields(Request):
+class SamplingFields(Given):
     """How replies are drawn. What is left out, or null, is as the model's makers recommend; /api/model tells it."""
 
     temperature: float | None = Field(None, ge=0, le=100, description="0 always takes the likeliest token.")

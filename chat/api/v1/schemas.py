@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
 
-from chat.api.schemas import Request
 from chat.api.v1.sampling import SamplingFields
+from chat.given import Given
 from chat.loaded_model import LoadedModel
 from model.checkpoint.catalog import DEFAULT_MODEL
 
@@ -35,7 +35,7 @@ def ignored() -> Any:
     return Field(None, description="Accepted, and changes nothing.")
 
 
-class StreamOptions(Request):
+class StreamOptions(Given):
     """What a stream has beside the replies."""
 
     include_usage: bool | None = Field(None, description="Whether a last chunk, without choices, tells the usage.")

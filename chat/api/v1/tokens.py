@@ -6,18 +6,19 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from chat.api.errors import InvalidField
-from chat.api.schemas import Request, Text
 from chat.api.v1.logprobs import token_text
 from chat.api.v1.prompts import too_long
 from chat.api.v1.sampling import TokenId
 from chat.api.v1.schemas import Unsupported, unsupported
+from chat.given import Given, Text
 from chat.loaded_model import LoadedModel
 from chat.text import MAX_CHARS
 
 MAX_TOKENS = 1_000_000
+MAX_PIECES = 50_000  # characters of a text whose tokens are told one by one: each takes a kilobyte
 
 
-class TokenizeRequest(Request):
+class TokenizeRequest(Given):
     """A text; it is ordinary text all through, whatever tokens it names."""
 
     content: Text = Field(examples=["Why is the sky blue?"])
@@ -41,7 +42,7 @@ class Tokens(TypedDict):
     tokens: list[int] | list[TokenPiece]
 
 
-class DetokenizeRequest(Request):
+class DetokenizeRequest(Given):
     """Tokens of the model's vocabulary."""
 
     tokens: Annotated[list[TokenId], Field(max_length=MAX_TOKENS)] = Field(examples=[[19556, 905]])
@@ -62,8 +63,9 @@ class InputTokens(TypedDict):
 
 def tokenize(model: LoadedModel, request: TokenizeRequest) -> Tokens:
     """Return the tokens of a text; raises InvalidField."""
-    if len(request.content) > MAX_CHARS:
-        raise too_long("content", len(request.content))
+    limit = MAX_PIECES if request.with_pieces else MAX_CHARS
+    if len(request.content) > limit:
+        raise too_long("content", len(request.content), limit)
     tokenizer = model.context_builder.tokenizer
     token_ids = [model.bos_id] if request.add_special and model.bos_id is not None else []
     token_ids += tokenizer.encode(request.content)

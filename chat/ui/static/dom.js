@@ -57,3 +57,6 @@ export const iconButton = (name, label, onClick, { class: classes = '', ...prope
 /** Return a button that shows a text. */
 export const textButton = (text, onClick, properties = {}) =>
   el('button', { type: 'button', class: 'parley-button', textContent: text, ...properties, on: { click: onClick } });
+
+/** Return what the head of the page tells of something, null if nothing. */
+export const toldInHead = (name) => document.querySelector(`meta[name="parley-${name}"]`)?.content ?? null;

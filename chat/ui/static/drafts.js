@@ -1,8 +1,12 @@
 // What was written and not sent yet, by conversation; it outlives the page.
 
-const keyOf = (id) => `parley.draft.${id ?? 'new'}`;
+import { toldInHead } from './dom.js';
 
-/** Forget all drafts: whoever logs in next is not to read them. */
+// Each account has its own: who logs in next in this browser is not to read them.
+const owner = toldInHead('account');
+const keyOf = (id) => `parley.draft.${owner ? `${owner}/` : ''}${id ?? 'new'}`;
+
+/** Forget all drafts of this account. */
 export const forgetDrafts = () => Object.keys(localStorage).filter((key) => key.startsWith(keyOf('')))
   .forEach((key) => localStorage.removeItem(key));
 

@@ -1,5 +1,6 @@
 // What Gradio's forms set, and what they are filled in with: they call the functions of `window.parley`.
 
+import { toldInHead } from './dom.js';
 import { session } from './session.js';
 
 const SAMPLING_FIELDS = ['temperature', 'top_p', 'top_k', 'min_p', 'repetition_penalty', 'max_tokens', 'seed'];
@@ -76,13 +77,9 @@ const settingsValues = () => [
   localStorage.getItem(THEME) ?? 'system',
   document.documentElement.lang,
   presetChoice(defaultPreset()),
-  toldInHead('model'),
+  toldInHead('model'), // for administrators alone
   toldInHead('data-folder'),
 ];
-
-// The server tells it to administrators alone.
-const toldInHead = (name) => document.querySelector(`meta[name="parley-${name}"]`)?.content ?? null;
-
 
 const dark = matchMedia('(prefers-color-scheme: dark)');
 

@@ -21,7 +21,7 @@ export const german = {
   'chat.rename': 'Umbenennen: Doppelklick oder Eingabetaste',
   'chat.title': 'Titel der Unterhaltung',
   'chat.greeting': 'Was beschäftigt Sie?',
-  'chat.local': 'Alles bleibt auf diesem Rechner.',
+  'chat.local': 'Nichts geht an andere.',
   'chat.transcript': 'Nachrichten',
   'chat.toEnd': 'Zum Ende springen',
   'chat.lost': 'Verbindung verloren, neuer Versuch …',

@@ -21,7 +21,7 @@ export const english = {
   'chat.rename': 'Rename: double click, or press Enter',
   'chat.title': 'Title of the conversation',
   'chat.greeting': 'What is on your mind?',
-  'chat.local': 'Everything stays on this machine.',
+  'chat.local': 'Nothing goes to anybody else.',
   'chat.transcript': 'Messages',
   'chat.toEnd': 'Jump to the end',
   'chat.lost': 'Connection lost, trying again …',

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import httpx
 
-from chat.csp import FRAMES, SCRIPTS, Policy, allows, allows_script, governing, has_nonce, has_strict_dynamic
-from chat.embed_case import Case, Finding, quote
-from chat.embed_page import LOADER, PagePolicy
-from chat.safe_fetch import origin_of
+from chat.embed.case import Case, Finding, quote
+from chat.embed.csp import FRAMES, SCRIPTS, Policy, allows, allows_script, governing, has_nonce, has_strict_dynamic
+from chat.embed.page import LOADER, PagePolicy
+from chat.embed.safe_fetch import origin_of
 
 NEEDED_IN_A_SANDBOX = ("allow-scripts", "allow-same-origin")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Browser
 
-from chat.csp import FRAMES, SCRIPTS, allows, allows_script, governing, parse_policies
+from chat.embed.csp import FRAMES, SCRIPTS, allows, allows_script, governing, parse_policies
 
 PAGE = httpx.URL("https://shop.example/")
 SCRIPT = httpx.URL("https://chat.shop.example/widget.js")

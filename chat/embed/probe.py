@@ -6,11 +6,11 @@ from urllib.parse import quote as url_quote
 
 import httpx
 
-from chat.csp import allows, parse_policies
-from chat.embed_case import Case, Finding, quote
-from chat.embed_page import LOADER
-from chat.html_tags import read_tags
-from chat.safe_fetch import Fetched, NotFetched, origin_of
+from chat.embed.case import Case, Finding, quote
+from chat.embed.csp import allows, parse_policies
+from chat.embed.html_tags import read_tags
+from chat.embed.page import LOADER
+from chat.embed.safe_fetch import Fetched, NotFetched, origin_of
 
 Ask: TypeAlias = Callable[[httpx.URL], Fetched]  # raises NotFetched
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Browser
 
-from chat.html_tags import read_tags
+from chat.embed.html_tags import read_tags
 
 SEEN = ("script", "meta", "p", "base")
 PAGES = [

@@ -7,6 +7,8 @@ from urllib.parse import unquote
 
 from httpx import URL
 
+from chat.sites import DEFAULT_PORTS
+
 Policy: TypeAlias = Mapping[str, Sequence[str]]  # directive -> its sources, as they are written
 
 SCRIPTS = ("script-src-elem", "script-src", "default-src")
@@ -16,7 +18,6 @@ FRAMES = ("frame-src", "child-src", "default-src")
 
 STRICT_DYNAMIC = "'strict-dynamic'"
 
-_PORTS = {"http": 80, "https": 443}
 _UPGRADES = {("http", "https")}  # a source with the first scheme stands for the second too
 
 _SCHEME_SOURCE = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
@@ -79,7 +80,7 @@ def _is_nonce(source: str, nonce: str) -> bool:
 
 def _matches(source: str, url: URL, page: URL) -> bool:
     if source == "*":
-        return url.scheme in _PORTS
+        return url.scheme in DEFAULT_PORTS
     if source.lower() == "'self'":
         return _is_self(url, page)
     if scheme := _SCHEME_SOURCE.fullmatch(source):
@@ -109,7 +110,7 @@ def _host_matches(pattern: str, url: URL) -> bool:
 
 
 def _port_matches(port: str | None, url: URL) -> bool:
-    own = _PORTS.get(url.scheme)
+    own = DEFAULT_PORTS.get(url.scheme)
     if port is None:
         return url.port is None
     return port == "*" or int(port) == (url.port or own) or (int(port) == 80 and (url.port or own) == 443)

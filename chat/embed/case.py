@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import httpx
 
-from chat.embed_page import EmbeddingPage, WidgetTag
+from chat.embed.page import EmbeddingPage, WidgetTag
 from storage.tables import Site
 
 Level: TypeAlias = Literal["error", "warning", "ok"]

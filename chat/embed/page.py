@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from chat.csp import Policy, parse_policies
-from chat.html_tags import Tag, read_tags
-from chat.safe_fetch import Fetched, origin_of
+from chat.embed.csp import Policy, parse_policies
+from chat.embed.html_tags import Tag, read_tags
+from chat.embed.safe_fetch import Fetched, origin_of
 
 LOADER = "/widget.js"
 MAX_TAGS = 20  # of the widget's; one is enough

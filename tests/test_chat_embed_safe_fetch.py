@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from web_host import CERTIFICATE, Answer, WebHost, serve_web
 
-from chat import safe_fetch
-from chat.safe_fetch import (
+from chat.embed import safe_fetch
+from chat.embed.safe_fetch import (
     MAX_BYTES,
     MAX_REDIRECTS,
     AddressRefused,
@@ -166,6 +166,9 @@ def test_any_text_is_an_address_or_refused(text: str) -> None:
         "fec0::1",
         "ff02::1",
         "ff0e::1",
+        "192.0.0.192",  # Oracle's metadata
+        "192.88.99.1",
+        "168.63.129.16",  # Azure's
     ],
 )
 def test_inner_and_special_addresses_are_not_public(address: str) -> None:

@@ -9,7 +9,7 @@ import socket
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 
 import httpx
 
@@ -23,6 +23,8 @@ USER_AGENT = "Mozilla/5.0 (compatible; Parley site check)"
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+# What Python calls global, and clouds and relays answer at
+_SPECIAL = [IPv4Network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")]
 _UNICAST = IPv6Network("2000::/3")  # all of IPv6 that is given out
 # special uses, 6to4, which leads to IPv4 of any kind, and documentation
 _INNER = [IPv6Network("2001::/23"), IPv6Network("2002::/16"), IPv6Network("3fff::/20")]
@@ -126,7 +128,8 @@ def is_public(address: str) -> bool:
     """Tell whether an IP address is one of the public internet: not of a network, of this machine, or of many."""
     ip = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv4Address):
-        return ip.is_global and not ip.is_multicast and not ip.is_reserved
+        is_special = ip.is_multicast or ip.is_reserved or any(ip in network for network in _SPECIAL)
+        return ip.is_global and not is_special
     return ip in _UNICAST and not any(ip in network for network in _INNER) and ip.is_global
 
 

@@ -6,11 +6,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from chat.embed_case import Case, Finding, Level, Parley, is_address, is_local, quote
-from chat.embed_page import EmbeddingPage, read_page
-from chat.embed_policies import check_policies, is_upgraded
-from chat.embed_probe import Ask, check_parley
-from chat.safe_fetch import AddressRefused, Fetched, NotFetched, origin_of
+from chat.embed.case import Case, Finding, Level, Parley, is_address, is_local, quote
+from chat.embed.page import EmbeddingPage, read_page
+from chat.embed.policies import check_policies, is_upgraded
+from chat.embed.probe import Ask, check_parley
+from chat.embed.safe_fetch import AddressRefused, Fetched, NotFetched, origin_of
 from chat.sites import allows as lists
 from chat.sites import parse_origin, snippet_of
 from storage.tables import Site
@@ -157,7 +157,7 @@ def _check_site(case: Case) -> Iterator[Finding]:
         yield Finding("no_key", "error", text, "Copy the site's line anew.")
     elif key and site is None:
         text = f"No site here has the key {quote(key)}: it is mistyped, of another Parley, or was replaced."
-        yield Finding("unknown_key", "error", text, "Copy the site's line anew.")
+        yield Finding("unknown_site", "error", text, "Copy the site's line anew.")
     if site is None:
         return
     if case.wanted and case.wanted.id != site.id:
@@ -165,7 +165,7 @@ def _check_site(case: Case) -> Iterator[Finding]:
         yield Finding("other_site", "warning", text, f"To change that, set data-site to {case.wanted.key}.")
     if not site.enabled:
         fix = f"Switch it on: parley site set {site.id} --enabled"
-        yield Finding("site_off", "error", f"The site {site.name!r} is switched off.", fix)
+        yield Finding("site_disabled", "error", f"The site {site.name!r} is switched off.", fix)
     else:
         yield Finding("site_on", "ok", f"The site is {site.name!r}, and it is on.")
 
