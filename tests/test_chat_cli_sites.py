@@ -145,7 +145,9 @@ def test_a_running_server_heeds_it_at_once(
         client.headers["Authorization"] = f"Bearer {begun['token']}"
         body = {"conversation_id": None, "content": "Hello", "idempotency_key": "1"}
         sent = client.post("/widget/api/messages", json=body).raise_for_status().json()
-        with client.stream("GET", f"/widget/api/conversations/{sent['conversation_id']}/events") as stream:
+        place = {"Last-Event-ID": f"{sent['messages'][1]['id']}:0"}  # or a reply that has ended by now would be no news
+        path = f"/widget/api/conversations/{sent['conversation_id']}/events"
+        with client.stream("GET", path, headers=place) as stream:
             tab = Tab(stream)
             assert tab.next("text").data["message_id"] == sent["messages"][1]["id"]
             client.post(f"/widget/api/conversations/{sent['conversation_id']}/stop").raise_for_status()

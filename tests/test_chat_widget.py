@@ -432,7 +432,8 @@ def test_a_user_whom_the_page_vouches_for_is_the_same_everywhere(
     visit.expect_texts("It is me", "Hello Ada")
     other = Window(browser)
     elsewhere = other.open(visit.page.url).open()
-    elsewhere.call(vouch)
+    with elsewhere.page.expect_response("**/widget/api/session"):
+        elsewhere.call(vouch)
     elsewhere.tool("Earlier chats").click()
     elsewhere.chat.get_by_role("navigation").get_by_role("button").click()
     elsewhere.expect_texts("It is me", "Hello Ada")
