@@ -363,6 +363,7 @@ def test_the_page_drives_the_chat_and_hears_of_it(
     visit = window.open(website.show(f"<script>{EVENTS}{calls}</script>{tag(server, site)}"))
     server.reply("To the page")
     visit.expect_texts("From the page", "To the page")
+    visit.page.wait_for_function("told.length === 4")
     visit.call("Parley.close()")
     expect(visit.frame).to_be_hidden()
     visit.call("Parley.toggle()")
