@@ -43,6 +43,7 @@ from storage.database import Database
 
 if TYPE_CHECKING:
     from api_client import Api, Served
+    from page_driver import Tabs
 
 # On a busy machine examples take long to draw, which says nothing of what is tested.
 hypothesis.settings.register_profile("thorough", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
@@ -275,6 +276,16 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def tabs(browser: Browser) -> Iterator["Tabs"]:
+    """The pages that a test opens."""
+    from page_driver import Tabs
+
+    tabs = Tabs(browser)
+    yield tabs
+    tabs.close()
 
 
 class Server:

@@ -184,6 +184,7 @@ def test_whoever_does_not_read_a_stream_is_cut_off(world: World) -> None:
         connection.sendall(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
         eventually(lambda: world.n_streams == 1)
         eventually(lambda: world.n_streams == 0)
+        assert not world.server.server_state.connections
 
 
 def test_whoever_reads_gets_as_much_as_they_like(world: World) -> None:

@@ -325,13 +325,6 @@ def test_no_key_password_or_cookie_gets_into_the_log(server: Server) -> None:
 # A real browser
 
 
-@pytest.fixture
-def tabs(browser: Browser) -> Iterator[Tabs]:
-    tabs = Tabs(browser)
-    yield tabs
-    tabs.close()
-
-
 def fill_in(page: Page, name: str = "ada", password: str = PASSWORD) -> None:
     page.get_by_label("Name").fill(name)
     page.get_by_label("Password").fill(password)

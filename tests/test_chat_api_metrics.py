@@ -172,7 +172,9 @@ def test_health_tells_of_a_model_that_cannot_be_loaded() -> None:
         app = FastAPI()
         app.include_router(health_routes(host))
         host.load("none")
-        eventually(lambda: TestClient(app).get("/health").json() == {"status": "error"})
+        eventually(lambda: host.look()[0].state == "failed")
+        answer = TestClient(app).get("/health")
+        assert (answer.status_code, answer.json()) == (503, {"status": "error"})
 
 
 def test_the_real_server_tells(start_server: Callable[..., Server], tiny_path: Path) -> None:

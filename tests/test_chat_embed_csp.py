@@ -131,9 +131,8 @@ def test_the_page_itself_stands_for_its_https_too() -> None:
 
 @given(st.text(max_size=60), st.text(max_size=20))
 def test_no_header_makes_it_fail(header: str, nonce: str) -> None:
-    for policy in parse_policies(header):
-        for sources in policy.values():
-            allows_script(sources, SCRIPT, PAGE, nonce)
+    sources = [sources for policy in parse_policies(header) for sources in policy.values()]
+    assert {allows_script(each, SCRIPT, PAGE, nonce) for each in sources} <= {True, False}
 
 
 @given(

@@ -32,13 +32,6 @@ def server(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def tabs(browser: Browser) -> Iterator[Tabs]:
-    tabs = Tabs(browser)
-    yield tabs
-    tabs.close()
-
-
-@pytest.fixture
 def open_as(browser: Browser, server: Server) -> Iterator[Callable[[tuple[str, str]], Page]]:
     """A function that opens the page for an account, in a window of its own; the server may refuse what it asks for."""
     windows: list[Tabs] = []

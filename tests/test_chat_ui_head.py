@@ -81,7 +81,7 @@ assert "pandas.core" not in sys.modules
 from pandas.io.formats.style import Styler
 assert gradio.caching.pd.DataFrame is sys.modules["pandas"].DataFrame
 """
-    run(program)
+    assert complaints(program) == ""
 
 
 def test_tables_can_be_written_though_gradio_is_imported_without_pandas() -> None:
@@ -91,9 +91,10 @@ import_gradio()
 import pyarrow
 assert pyarrow.Table.from_pylist([{"a": 1}]).to_pandas()["a"][0] == 1
 """
-    run(program)
+    assert complaints(program) == ""
 
 
-def run(program: str) -> None:
+def complaints(program: str) -> str:
+    """Run a program in a Python of its own, and return what that says has gone wrong."""
     child = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert child.returncode == 0, child.stderr
+    return child.stderr if child.returncode else ""

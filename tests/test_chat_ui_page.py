@@ -27,7 +27,7 @@ from page_driver import (
     wait_for_end,
     wait_for_text,
 )
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
 
@@ -38,13 +38,6 @@ def server(default_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     yield server
     assert server.end() == 0
     assert "Traceback" not in server.log
-
-
-@pytest.fixture
-def tabs(browser: Browser) -> Iterator[Tabs]:
-    tabs = Tabs(browser)
-    yield tabs
-    tabs.close()
 
 
 @pytest.fixture

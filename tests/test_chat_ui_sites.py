@@ -12,7 +12,7 @@ import httpx
 import pytest
 from conftest import Server
 from page_driver import BOX, REPLY, Tabs, open_panel, row
-from playwright.sync_api import Browser, Frame, Locator, Page, expect
+from playwright.sync_api import Frame, Locator, Page, expect
 from web_host import Answer, WebHost, serve_web
 
 pytestmark = pytest.mark.browser
@@ -26,13 +26,6 @@ def server(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     yield server
     assert server.end() == 0
     assert "Traceback" not in server.log
-
-
-@pytest.fixture
-def tabs(browser: Browser) -> Iterator[Tabs]:
-    tabs = Tabs(browser)
-    yield tabs
-    tabs.close()
 
 
 @pytest.fixture(scope="module")
