@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Literal
 import httpx
 import pytest
 from command_line import run_app
-from conftest import Server
+from conftest import ROOT, Server
 from openai import APIError, AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 from pydantic import BaseModel
 
@@ -209,3 +210,11 @@ def test_open_streams_hear_of_the_end_and_do_not_hold_it_up(
             assert ending.result() == 0
     assert caught.value.code == "shutting_down"
     assert time.monotonic() - start < 5
+
+
+def test_the_program_of_the_readme_prints_a_reply(server: Server, name: str) -> None:
+    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    program = program.replace("http://127.0.0.1:7860", server.url).replace("smollm2-135m-instruct", name)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()  # what it says is drawn
