@@ -22,7 +22,7 @@ from model.sampling_params import SamplingParams
 from storage.branches import BranchStore
 from storage.conversations import ConversationStore, Visitor
 from storage.errors import ConversationBusy, ConversationMoved, StorageError
-from storage.tables import Channel, Conversation, Message, Role
+from storage.tables import Channel, Conversation, Message, Role, Status
 
 
 class DialogueManager:
@@ -367,17 +367,22 @@ class DialogueManager:
             raise AlreadySent(message.id, reply.id if reply else None)
 
     def _check_idle(self, owner_id: str, conversation: Conversation) -> None:
-        if self.turn(owner_id, conversation.id):
+        if self._release_tip(owner_id, conversation) == "streaming":
             raise ConversationBusy
-        self._release_tip(owner_id, conversation)
 
-    def _release_tip(self, owner_id: str, conversation: Conversation) -> None:
-        """Mark a tip that says it is streaming as error when nobody writes it: its end could not be stored."""
-        if conversation.active_leaf_id is None or self.turn(owner_id, conversation.id):
-            return
+    def _release_tip(self, owner_id: str, conversation: Conversation) -> Status | None:
+        """Mark a tip that says it is streaming as error when nobody writes it: its end could not be stored.
+
+        Returns what is stored of the tip in the end, not what its turn has told by now: it tells of an end later.
+        """
+        if conversation.active_leaf_id is None:
+            return None
+        turn = self.turn(owner_id, conversation.id)
         tip = self._store.message(owner_id, conversation.active_leaf_id)
-        if tip.status == "streaming":
-            self._store.finish_reply(owner_id, tip.id, content=tip.content, status="error", finish_reason="error")
+        if tip.status != "streaming" or turn:
+            return tip.status
+        self._store.finish_reply(owner_id, tip.id, content=tip.content, status="error", finish_reason="error")
+        return "error"
 
 
 def _seeded(params: SamplingParams) -> SamplingParams:

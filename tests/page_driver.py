@@ -67,8 +67,8 @@ def send_long(page: Page, animal: str, n_characters: int = 20) -> None:
 
 
 def reply(page: Page) -> str:
-    """Return the text of the last reply as it is shown."""
-    return page.locator(REPLY).last.inner_text()
+    """Return the text of the last reply, which may not have been laid out yet."""
+    return page.locator(REPLY).last.text_content() or ""
 
 
 def wait_for_text(page: Page, pattern: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from conftest import ScriptedEngine
@@ -141,6 +141,34 @@ def test_a_second_message_waits_for_the_reply_to_the_first(manager: DialogueMana
     manager.send("ada", chat, "hello", PARAMS)
     with pytest.raises(ConversationBusy):
         manager.send("ada", chat, "hello?", PARAMS)
+
+
+def test_a_reply_can_be_answered_as_soon_as_its_end_is_stored(
+    manager: DialogueManager,
+    store: ConversationStore,
+    chat: str,
+    engine: ScriptedEngine,
+    path: Callable[[], list[Message]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finish_reply = store.finish_reply
+
+    def finish_and_send(*args: Any, **kwargs: Any) -> None:
+        monkeypatch.undo()
+        finish_reply(*args, **kwargs)
+        manager.send("ada", chat, "And now?", PARAMS)  # by one who has read it before its turn has told of it
+
+    monkeypatch.setattr(store, "finish_reply", finish_and_send)
+    turn = manager.send("ada", chat, "hello", PARAMS)
+    engine.say("Hi.")
+    engine.end()
+    turn.join()
+    assert turn.snapshot().status == "complete"
+    assert [(message.content, message.status) for message in path()[1:]] == [
+        ("Hi.", "complete"),
+        ("And now?", "complete"),
+        ("", "streaming"),
+    ]
 
 
 def test_of_two_tabs_that_send_at_once_one_is_told_to_wait(manager: DialogueManager, chat: str) -> None:

@@ -124,7 +124,7 @@ def undo(page: Page) -> None:
 
 def groups(page: Page) -> dict[str, list[str]]:
     sections = page.locator(".parley-groups section").all()
-    return {one.locator("h3").inner_text(): one.locator(".parley-row-title").all_inner_texts() for one in sections}
+    return {one.locator("h3").inner_text(): one.locator(".parley-row-title").all_text_contents() for one in sections}
 
 
 def listed(api: FakeListApi) -> list[str]:
@@ -289,7 +289,7 @@ def test_keys_move_the_focus_and_tab_reaches_one_row_only(page: Page) -> None:
         page.keyboard.press(key)
         seen.append(focused(page))
     assert seen == ["Apple", "Banana", "Cherry", "Cherry", "Apple", "Cherry"]
-    assert page.locator(".parley-row-link[tabindex='0']").all_inner_texts() == ["Cherry"]
+    assert page.locator(".parley-row-link[tabindex='0']").all_text_contents() == ["Cherry"]
 
 
 @ON_PHONES_TOO
