@@ -14,7 +14,7 @@ from chat.identity import Identity
 from chat.limits import RateLimiter
 from chat.lockout import Lockout
 from chat.passwords import Passwords
-from chat.sessions import Session
+from chat.sessions import LIFE, Session
 from chat.text import clean
 from storage.accounts import AccountStore, NameTaken, UserNotFound
 from storage.errors import StorageError
@@ -164,9 +164,13 @@ class Accounts:
         if not users:
             return Identity(LOCAL_OWNER, None, is_admin=True)
         user = users.get(session.user_id) if session else None
-        if session is None or user is None or user.session_epoch != session.epoch:
+        if session is None or user is None or user.session_epoch != session.epoch or self._store.has_ended(session.id):
             return None
         return Identity(user.id, user.name, is_admin=user.is_admin)
+
+    def end_session(self, session: Session) -> None:
+        """End one session: whoever has a copy of its token is a stranger then."""
+        self._store.end_session(session.id, forget_before=utc_now() - LIFE)
 
     def _note_use(self, key: ApiKey) -> None:
         try:

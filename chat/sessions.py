@@ -1,5 +1,6 @@
-"""Sessions: what a browser shows to be somebody without a password each time. Nothing of them is stored."""
+"""Sessions: what a browser shows to be somebody without a password each time. Only those that were ended are stored."""
 
+import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -13,10 +14,11 @@ RENEW_AFTER = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Whose a session is, and which of theirs it is one of: all of an epoch end together."""
+    """Whose a session is, and which of theirs: all of an epoch end together."""
 
     user_id: str
     epoch: int
+    id: str  # stays when it is renewed
     is_old: bool  # enough to be renewed
 
 
@@ -28,7 +30,11 @@ class Sessions:
 
     def issue(self, user_id: str, epoch: int) -> str:
         """Return the token of a new session of an account."""
-        return str(self._serializer.dumps([user_id, epoch]))
+        return self._sign(user_id, epoch, secrets.token_urlsafe(16))
+
+    def renew(self, session: Session) -> str:
+        """Return a token with which a session lives on."""
+        return self._sign(session.user_id, session.epoch, session.id)
 
     def read(self, token: str) -> Session | None:
         """Return the session of a token; None if it has expired, or is not one of ours."""
@@ -36,5 +42,8 @@ class Sessions:
             content, issued_at = self._serializer.loads(token, max_age=int(LIFE.total_seconds()), return_timestamp=True)
         except BadSignature:
             return None
-        user_id, epoch = content
-        return Session(user_id, epoch, is_old=datetime.now(UTC) - issued_at > RENEW_AFTER)
+        user_id, epoch, session_id = content
+        return Session(user_id, epoch, session_id, is_old=datetime.now(UTC) - issued_at > RENEW_AFTER)
+
+    def _sign(self, user_id: str, epoch: int, session_id: str) -> str:
+        return str(self._serializer.dumps([user_id, epoch, session_id]))

@@ -4,13 +4,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import exists, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from storage.database import Database
 from storage.errors import StorageError
 from storage.queries import check_owner
-from storage.tables import ApiKey, Conversation, Message, Scope, Site, User, utc_now
+from storage.tables import ApiKey, Conversation, EndedSession, Message, Scope, Site, User, utc_now
 
 
 class UserNotFound(StorageError):
@@ -149,6 +149,17 @@ class AccountStore:
         """End all sessions of an account, whose API keys stay; raises UserNotFound."""
         with self._database.write() as session:
             find_user(session, user_id).session_epoch += 1
+
+    def end_session(self, session_id: str, *, forget_before: datetime) -> None:
+        """End one session; those that had ended by a moment are forgotten."""
+        with self._database.write() as session:
+            session.execute(delete(EndedSession).where(EndedSession.ended_at < forget_before))
+            session.merge(EndedSession(id=session_id, ended_at=utc_now()))
+
+    def has_ended(self, session_id: str) -> bool:
+        """Tell whether somebody has logged out of a session."""
+        with self._database.read() as session:
+            return session.get(EndedSession, session_id) is not None
 
     def lock_out(self, user_id: str) -> None:
         """End all sessions and API keys of an account, its password and its sites, so that nothing more comes from it.

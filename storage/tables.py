@@ -207,6 +207,15 @@ class User(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+class EndedSession(Base):
+    """A session that somebody has logged out of, kept for as long as its token would be good otherwise."""
+
+    __tablename__ = "ended_sessions"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    ended_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
 class ApiKey(Base):
     """A key with which a program acts for an owner. Only the digest of it is kept."""
 

@@ -52,27 +52,27 @@ def test_without_accounts_whoever_comes_is_the_local_owner(accounts: Accounts) -
     assert not accounts.exist
     local = Identity("local", None, is_admin=True)
     assert accounts.of_session(None) == local
-    assert accounts.of_session(Session("ada", 0, is_old=False)) == local  # a cookie of another data folder
+    assert accounts.of_session(Session("ada", 0, "s", is_old=False)) == local  # a cookie of another data folder
 
 
 def test_with_accounts_only_a_session_says_who_comes(accounts: Accounts, ada: User) -> None:
     assert accounts.exist
     assert accounts.of_session(None) is None
-    assert accounts.of_session(Session(ada.id, 0, is_old=False)) == Identity("local", "ada", is_admin=True)
-    assert accounts.of_session(Session(ada.id, 1, is_old=False)) is None
-    assert accounts.of_session(Session("nobody", 0, is_old=False)) is None
+    assert accounts.of_session(Session(ada.id, 0, "s", is_old=False)) == Identity("local", "ada", is_admin=True)
+    assert accounts.of_session(Session(ada.id, 1, "s", is_old=False)) is None
+    assert accounts.of_session(Session("nobody", 0, "s", is_old=False)) is None
 
 
 def test_a_session_ends_with_the_password_and_with_the_account(
     accounts: Accounts, ada: User, database: Database
 ) -> None:
     ben = accounts.add("ben", PASSWORD, is_admin=False)
-    session = Session(ben.id, 0, is_old=False)
+    session = Session(ben.id, 0, "s", is_old=False)
     assert accounts.of_session(session) == Identity(ben.id, "ben", is_admin=False)
     accounts.change(ben.id, password="another password")
     assert accounts.of_session(session) is None
     ErasureStore(database).erase_owner(ben.id)
-    assert accounts.of_session(Session(ben.id, 1, is_old=False)) is None
+    assert accounts.of_session(Session(ben.id, 1, "s", is_old=False)) is None
 
 
 def test_the_right_password_logs_in_in_whatever_letter_cases_of_the_name(accounts: Accounts, ada: User) -> None:

@@ -166,6 +166,14 @@ def test_a_logout_forgets_the_session_and_what_the_browser_kept(app: AccountsApp
     assert client.get("/api/account").status_code == 401
 
 
+def test_a_logout_ends_the_session_for_its_copies_too_and_no_other(app: AccountsApp) -> None:
+    client, other, copy = app.logged_in("ada"), app.logged_in("ada"), app.stranger()
+    copy.cookies.set("parley_session", client.cookies["parley_session"])
+    assert copy.get("/api/account").status_code == 200
+    client.post("/logout")
+    assert (copy.get("/api/account").status_code, other.get("/api/account").status_code) == (401, 200)
+
+
 @pytest.mark.parametrize(
     ("accepted", "language"),
     [

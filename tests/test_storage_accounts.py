@@ -17,7 +17,7 @@ from storage.errors import ConversationBusy, OwnerGone
 from storage.feedback import FeedbackStore
 from storage.presets import PresetStore
 from storage.sites import SiteStore
-from storage.tables import ApiKey, Conversation, Feedback, Message, Site, StoredPreset, User
+from storage.tables import ApiKey, Conversation, Feedback, Message, Site, StoredPreset, User, utc_now
 
 CANARY = "canary-51c2"
 
@@ -95,6 +95,15 @@ def test_another_password_ends_sessions_and_another_hash_of_it_does_not(accounts
     accounts.change(ada.id, password_hash="other")
     accounts.end_sessions(ada.id)
     assert accounts.get(ada.id).session_epoch == 2
+
+
+def test_an_ended_session_is_remembered_until_its_token_is_worth_nothing(accounts: AccountStore) -> None:
+    start = utc_now()
+    for _ in range(2):  # who logs out in two tabs
+        accounts.end_session("first", forget_before=start)
+    assert (accounts.has_ended("first"), accounts.has_ended("second")) == (True, False)
+    accounts.end_session("second", forget_before=utc_now())
+    assert (accounts.has_ended("first"), accounts.has_ended("second")) == (False, True)
 
 
 def test_another_password_revokes_keys_unless_they_are_to_be_kept(accounts: AccountStore) -> None:

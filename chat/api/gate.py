@@ -80,7 +80,7 @@ class Gate:
             await self._app(scope, visit.receive, self._fit(scope, visit.send, identity, session))
 
     def _find(self, bearer: str | None, session: Session | None) -> Identity | None:
-        """Return who asks: one query, in a thread."""
+        """Return who asks; in a thread, since it reads the database."""
         if bearer is not None and bearer.startswith(KEY_PREFIX):
             return self._accounts.of_key(bearer)
         return self._accounts.of_session(session)
@@ -108,7 +108,7 @@ class Gate:
         if headers.get("content-type", "").startswith(PRIVATE):
             headers.setdefault("Cache-Control", "no-store")
         if session.is_old and "set-cookie" not in headers:
-            set_session(headers, scope, self._sessions.issue(session.user_id, session.epoch))
+            set_session(headers, scope, self._sessions.renew(session))
 
 
 class _Visit:

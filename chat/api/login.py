@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from chat.accounts import Accounts, WrongPassword
 from chat.api.addresses import address_of
-from chat.api.cookies import clear_session, set_session
+from chat.api.cookies import clear_session, session_of, set_session
 from chat.api.errors import refusal
 from chat.limits import LimitExceeded
 from chat.sessions import Sessions
@@ -61,7 +61,10 @@ def login_routes(accounts: Accounts, sessions: Sessions) -> APIRouter:
 
     @routes.post("/logout")
     def log_out(request: Request) -> Response:
-        """End the session in this browser, and have it forget what it keeps of the page: drafts are the owner's too."""
+        """End the session, and have the browser forget what it keeps of the page: drafts are the owner's too."""
+        token = session_of(request.scope)
+        if session := sessions.read(token) if token else None:
+            accounts.end_session(session)
         answer = RedirectResponse("/login", 303, {"Clear-Site-Data": '"storage"'})
         clear_session(answer.headers, request.scope)
         return answer
