@@ -10,6 +10,7 @@ from chat.secret import signer
 
 LIFE = timedelta(days=14)
 RENEW_AFTER = timedelta(days=1)
+PURPOSE = "parley session 2"  # another one for another form of the tokens: those before are nobody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Sessions:
     """Issues the tokens of sessions, and reads those that it has issued. Threads may share it."""
 
     def __init__(self, secret: bytes) -> None:
-        self._serializer = signer(secret, "parley session")
+        self._serializer = signer(secret, PURPOSE)
 
     def issue(self, user_id: str, epoch: int) -> str:
         """Return the token of a new session of an account."""

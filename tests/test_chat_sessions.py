@@ -5,7 +5,7 @@ import time
 import pytest
 from itsdangerous import URLSafeTimedSerializer
 
-from chat.sessions import LIFE, Session, Sessions
+from chat.sessions import LIFE, PURPOSE, Session, Sessions
 
 SECRET = bytes(range(32))
 DAY = 86_400
@@ -47,7 +47,7 @@ def test_anothers_and_forged_ones_are_none(sessions: Sessions) -> None:
     token = sessions.issue("ada", 0)
     content, moment, signature = token.split(".")
     other_content = sessions.issue("ben", 0).split(".")[0]
-    unsigned = URLSafeTimedSerializer(b"", salt="parley session").dumps(["ada", 0, "s"])
+    unsigned = URLSafeTimedSerializer(b"", salt=PURPOSE).dumps(["ada", 0, "s"])
     forged = [
         "",
         "none",

@@ -77,7 +77,9 @@ class WidgetServer:
         self._thread.join()
 
     def begin_test(self) -> None:
-        """End what an earlier test has left."""
+        """End what an earlier test has left: a message that its window sent last may still be on its way."""
+        state = self._server.server_state
+        eventually(lambda: not state.connections and not state.tasks)
         self.engine.close()
         for turn in [*self.workspace.manager._turns.values()]:
             turn.join()

@@ -28,12 +28,6 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_users_name")),
     )
     op.create_table(
-        "ended_sessions",
-        sa.Column("id", sa.Text, nullable=False),
-        sa.Column("ended_at", sa.DateTime, nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_ended_sessions")),
-    )
-    op.create_table(
         "api_keys",
         sa.Column("id", sa.Text, nullable=False),
         sa.Column("owner_id", sa.Text, nullable=False),
