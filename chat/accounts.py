@@ -11,7 +11,7 @@ from typing import cast, get_args
 from chat.data_folder import LOCAL_OWNER
 from chat.errors import ChatError
 from chat.identity import Identity
-from chat.limits import RateLimiter
+from chat.limits import LimitExceeded, RateLimiter
 from chat.lockout import Lockout
 from chat.passwords import Passwords
 from chat.sessions import LIFE, Session
@@ -29,6 +29,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 MAX_NAME = 60
 _NAME = re.compile(rf"[A-Za-z0-9._@-]{{1,{MAX_NAME}}}")
 MAX_KEY_NAME = 60
+MAX_KEYS = 100  # of an owner
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,13 @@ class NoAccount(ChatError):
 
     def __init__(self) -> None:
         super().__init__("There are no accounts yet: add one first.")
+
+
+class OldPasswordNeeded(ChatError):
+    """One's own password is changed where the old one is asked for, or an open page would be enough to take it over."""
+
+    def __init__(self) -> None:
+        super().__init__("password: expected none for your own account: POST /api/account/password changes it.")
 
 
 class NotRemovable(ChatError):
@@ -108,7 +116,7 @@ class Accounts:
                 raise WrongPassword
         self._lockout.succeed(called, address)
         if self._passwords.is_outdated(user.password_hash):
-            self._store.rehash(user.id, self._passwords.hash(password))
+            self._strengthen(user, password)
         return user
 
     def change(
@@ -129,7 +137,10 @@ class Accounts:
             )
 
     def add_key(self, owner_id: str, name: str, scopes: Sequence[str]) -> tuple[ApiKey, str]:
-        """Return a new API key as it is kept, and itself, which is not; raises BadName, BadScopes, OwnerGone."""
+        """Return a new API key as it is kept, and itself, which is not.
+
+        Raises BadName, BadScopes, OwnerGone, TooManyKeys.
+        """
         name = " ".join(clean(name).split())
         if not 1 <= len(name) <= MAX_KEY_NAME:
             raise BadName(f"name: expected 1 to {MAX_KEY_NAME} characters, got {len(name)}")
@@ -140,7 +151,9 @@ class Accounts:
             raise BadScopes(f"scopes: expected some of {', '.join(SCOPES)}, got none")
         key = KEY_PREFIX + secrets.token_urlsafe(32)
         chosen = cast(list[Scope], [scope for scope in SCOPES if scope in scopes])
-        kept = self._store.add_key(owner_id, name, chosen, prefix=key[:SHOWN_CHARS], digest=_digest(key))
+        kept = self._store.add_key(
+            owner_id, name, chosen, prefix=key[:SHOWN_CHARS], digest=_digest(key), limit=MAX_KEYS
+        )
         return kept, key
 
     def of_key(self, key: str) -> Identity | None:
@@ -171,6 +184,12 @@ class Accounts:
     def end_session(self, session: Session) -> None:
         """End one session: whoever has a copy of its token is a stranger then."""
         self._store.end_session(session.id, forget_before=utc_now() - LIFE)
+
+    def _strengthen(self, user: User, password: str) -> None:
+        try:
+            self._store.rehash(user.id, user.password_hash, self._passwords.hash(password))
+        except (LimitExceeded, StorageError) as error:  # the password was right, and the old hash is still good
+            logger.warning("The password of account %s could not be hashed anew: %s", user.id, error)
 
     def _note_use(self, key: ApiKey) -> None:
         try:

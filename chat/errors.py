@@ -9,6 +9,7 @@ ChatError
   + UnknownFormat    there is no format of that name
   + Unreadable       a file that was to be imported is not what it should be
   + NotPossible      the message is not one that this can be done with
+  + KeyTaken         the idempotency key has come with another message
   + AlreadySent      the same request has come before
   + ModelNotReady    no model is loaded yet, or the one that was to be loaded cannot be used
   + ModelNotFound    the model in use has another name
@@ -75,6 +76,13 @@ class Unreadable(ChatError):
 
 class NotPossible(ChatError):
     """What is asked for makes no sense for this message; the text says why."""
+
+
+class KeyTaken(NotPossible):
+    """An idempotency key has come before, with another message."""
+
+    def __init__(self) -> None:
+        super().__init__("idempotency_key: expected one of its own, got that of another message.")
 
 
 class AlreadySent(ChatError):

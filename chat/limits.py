@@ -51,7 +51,16 @@ class RateLimiter:
                 recent.append(now)
             self._calls[what, caller] = recent, recent[-1] + seconds
         if not is_free:
-            raise LimitExceeded(f"{what}: at most {n:,} in {seconds:,} s.", math.ceil(recent[-n] + seconds - now))
+            raise _too_many(what, n, seconds, recent, now)
+
+    def check(self, what: str, caller: str, n: int, seconds: int) -> None:
+        """Raise LimitExceeded if `take` would, and count nothing."""
+        now = time.monotonic()
+        with self._lock:
+            earlier, _ = self._calls.get((what, caller), ([], 0.0))
+        recent = [moment for moment in earlier if moment > now - seconds]
+        if len(recent) >= n:
+            raise _too_many(what, n, seconds, recent, now)
 
     def _forget(self, now: float) -> None:
         while self._calls:
@@ -59,6 +68,10 @@ class RateLimiter:
             if len(self._calls) < MAX_CALLERS and self._calls[first][1] > now:
                 break
             del self._calls[first]
+
+
+def _too_many(what: str, n: int, seconds: int, recent: list[float], now: float) -> LimitExceeded:
+    return LimitExceeded(f"{what}: at most {n:,} in {seconds:,} s.", math.ceil(recent[-n] + seconds - now))
 
 
 class DailyTokens:

@@ -8,7 +8,7 @@ from types import EllipsisType
 
 from chat.bus import Bus
 from chat.context import Context
-from chat.errors import AlreadySent, ChatError, NotPossible
+from chat.errors import AlreadySent, ChatError, KeyTaken, NotPossible
 from chat.identity import engine_owner
 from chat.ledger import Ledger, join_ledger, split_ledger
 from chat.loaded_model import LoadedModel
@@ -363,7 +363,7 @@ class DialogueManager:
         if sent := self._store.find_sent(owner_id, conversation.id, idempotency_key):
             message, reply = sent
             if message.content != check_message(text):
-                raise NotPossible("idempotency_key: expected one of its own, got that of another message.")
+                raise KeyTaken
             raise AlreadySent(message.id, reply.id if reply else None)
 
     def _check_idle(self, owner_id: str, conversation: Conversation) -> None:

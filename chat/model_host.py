@@ -1,6 +1,7 @@
 """The model in use, and another that is being loaded behind it."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -94,7 +95,8 @@ class ModelHost:
                 return
             if self._status.next:
                 raise NotPossible(f"The model {self._status.next} is being loaded: wait until it is here.")
-            self._loader = threading.Thread(target=self._load, args=(name,), name="model loader", daemon=True)
+            path = os.path.expanduser(name)  # what errors quote
+            self._loader = threading.Thread(target=self._load, args=(path,), name="model loader", daemon=True)
             called = name_of_model(name)  # everybody sees it: where it is on this machine is for nobody
             shown = self._status.name if self._model else called
             self._status = replace(self._status, name=shown, next=called, label="", done=0, total=0, error=None)

@@ -32,12 +32,13 @@ def retaining(workspace: Workspace) -> Iterator[None]:
 def erase_old(workspace: Workspace) -> int:
     """Erase what the owners of sites no longer keep, and count it; raises StorageError.
 
-    An erasure writes the whole file anew: once for each owner, and only where there is something to erase.
+    An erasure writes the whole file anew: once for each owner, and only where there is something to erase. One that
+    fails is logged, and keeps nobody else's from being made.
     """
     rules: dict[str, list[Rule]] = {}
     for site in workspace.sites.retaining():
         rules.setdefault(site.owner_id, []).append(_rule(site))
-    return sum(_erase(workspace, owner_id, own) for owner_id, own in rules.items())
+    return sum(_try_to_erase(workspace, owner_id, own) for owner_id, own in rules.items())
 
 
 def _rule(site: Site) -> Rule:
@@ -45,13 +46,23 @@ def _rule(site: Site) -> Rule:
     return Rule(utc_now() - timedelta(days=site.retention_days), channel="widget", site_id=site.id)
 
 
-def _erase(workspace: Workspace, owner_id: str, rules: Sequence[Rule]) -> int:
-    if not any(workspace.erasure.expired(owner_id, rule) for rule in rules):
+def _try_to_erase(workspace: Workspace, owner_id: str, rules: Sequence[Rule]) -> int:
+    try:
+        return _erase(workspace, owner_id, rules)
+    except StorageError as error:  # tried again on the next day
+        logger.warning("what visitors of sites of %s have said could not be erased: %s", owner_id, error)
         return 0
-    receipt = workspace.erasure.erase_expired(owner_id, *rules)
-    for conversation_id in receipt.conversation_ids:
-        workspace.bus.publish(owner_id, conversation_id)
-    return len(receipt.conversation_ids)
+
+
+def _erase(workspace: Workspace, owner_id: str, rules: Sequence[Rule]) -> int:
+    expired = [conversation.id for rule in rules for conversation in workspace.erasure.expired(owner_id, rule)]
+    if not expired:
+        return 0
+    try:
+        return len(workspace.erasure.erase_expired(owner_id, *rules).conversation_ids)
+    finally:  # their rows may be gone though their traces are not
+        for conversation_id in expired:
+            workspace.bus.publish(owner_id, conversation_id)
 
 
 def _work(workspace: Workspace, over: threading.Event) -> None:

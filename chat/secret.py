@@ -4,6 +4,7 @@ import os
 import secrets
 from hashlib import sha256
 from pathlib import Path
+from tempfile import mkstemp
 
 from itsdangerous import URLSafeTimedSerializer
 
@@ -36,11 +37,19 @@ def signer(secret: bytes, purpose: str) -> URLSafeTimedSerializer:
 
 
 def _make(path: Path) -> bytes:
-    secret, unfinished = secrets.token_bytes(SECRET_BYTES), path.with_suffix(".new")
-    unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode=0o600), "wb") as file:
-        file.write(secret)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
-    return secret
+    """Make the secret, readable for its user alone, and return it, or that of another process that was faster."""
+    descriptor, name = mkstemp(dir=path.parent, prefix=".secret-")
+    unfinished = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(SECRET_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(unfinished, path)
+    except FileExistsError:
+        pass
+    except OSError:  # some file systems have no links
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path.read_bytes()

@@ -108,4 +108,4 @@ def load_settings(**flags: Path | str | int | None) -> Settings:
         name = ".".join(map(str, first["loc"]))
         flag = name.replace("_", "-")
         where = f"--{flag} or PARLEY_{name.upper()}" if name else ".env"  # a file that is not UTF-8 has no name
-        raise SettingsError(f"{where}: {first['msg']}, got {first['input']!r}") from None
+        raise SettingsError(f"{where}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}") from None

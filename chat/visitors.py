@@ -4,13 +4,15 @@ import hashlib
 import hmac
 import secrets
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from itsdangerous import BadData
 
-from chat.errors import ChatError, MessageTooLong, NotPossible
+from chat.errors import ChatError, KeyTaken, MessageTooLong
 from chat.limits import DailyTokens, LimitExceeded, RateLimiter, seconds_of_day_left
 from chat.presets import PLAIN, Preset, presets_of
 from chat.secret import signer
@@ -152,11 +154,13 @@ class Visitors:
             if conversation_id is not None:
                 self._workspace.sites.conversation(visitor, conversation_id)
             _ = manager.model  # without one nothing is counted
-            self._check_quotas(session, address)
+            self._check_idle(session)
+            self._check_tokens(site)
             preset = self._preset(site)
             params = self._params(preset)
             system_prompt = preset.system_prompt if site.system_prompt is None else site.system_prompt
             text = manager.check(text, params, system_prompt=system_prompt)
+            self._count_message(session, address)
             if conversation_id is None:
                 conversation_id = manager.start(
                     site.owner_id,
@@ -177,19 +181,28 @@ class Visitors:
 
     def _sent_before(self, owner_id: str, message: Message, text: str, key: str) -> Sent:
         if message.content != text:
-            raise NotPossible("idempotency_key: expected one of its own, got that of another message.")
+            raise KeyTaken
         found = self._workspace.conversations.find_sent(owner_id, message.conversation_id, key)
         reply = found and found[1]
         return Sent(message.conversation_id, message.id, reply.id if reply else None, is_new=False)
 
-    def _check_quotas(self, session: VisitorSession, address: str) -> None:
-        site, visitor, manager = session.site, session.visitor, self._workspace.manager
-        for conversation_id in self._workspace.sites.in_flight(visitor):
-            if manager.turn(site.owner_id, conversation_id):
+    def _check_idle(self, session: VisitorSession) -> None:
+        for conversation_id in self._workspace.sites.in_flight(session.visitor):
+            if self._workspace.manager.turn(session.site.owner_id, conversation_id):
                 raise ConversationBusy
-        self._take((site.messages_per_visitor, WINDOW), "messages", visitor.id)
-        self._take((site.messages_per_address, WINDOW), "messages", f"{site.id} {self._caller(address)}")
-        self._check_tokens(site)
+
+    def _count_message(self, session: VisitorSession, address: str) -> None:
+        """Count a message of a visitor and of their address, or of neither if one of them may send no more."""
+        site = session.site
+        counts = (
+            ("messages", session.visitor.id, site.messages_per_visitor, WINDOW),
+            ("messages", f"{site.id} {self._caller(address)}", site.messages_per_address, WINDOW),
+        )
+        with _limiting("messages"):
+            for count in counts:
+                self._limiter.check(*count)
+            for count in counts:
+                self._limiter.take(*count)
 
     def _check_tokens(self, site: Site) -> None:
         """Raise LimitExceeded if the site, or its owner in all, has used as much as it may today."""
@@ -202,11 +215,8 @@ class Visitors:
             raise LimitExceeded(SPENT, seconds_of_day_left())
 
     def _take(self, limit: tuple[int, int], what: str, caller: str) -> None:
-        n, seconds = limit
-        try:
-            self._limiter.take(what, caller, n, seconds)
-        except LimitExceeded as error:
-            raise LimitExceeded(f"There were too many {what} in a short time.", error.retry_after) from None
+        with _limiting(what):
+            self._limiter.take(what, caller, *limit)
 
     def _preset(self, site: Site) -> Preset:
         """Return the site's preset; none if its owner has deleted that, which is nothing to tell visitors."""
@@ -251,6 +261,15 @@ class Visitors:
 def identity_secret(secret: bytes, site: Site) -> str:
     """Return the key with which a site's server vouches for its users; another one once the site's key is."""
     return _hmac(secret, f"identity {site.id} {site.key}")
+
+
+@contextmanager
+def _limiting(what: str) -> Iterator[None]:
+    """Say of a limit that is exceeded no more than visitors need to know."""
+    try:
+        yield
+    except LimitExceeded as error:
+        raise LimitExceeded(f"There were too many {what} in a short time.", error.retry_after) from None
 
 
 def _hmac(secret: bytes, text: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from storage.database import Database
@@ -32,6 +32,13 @@ class LastAdmin(StorageError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name!r} is the only administrator: make another account one first.")
+
+
+class TooManyKeys(StorageError):
+    """The owner has as many API keys as one may have."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"There are {limit:,} API keys already, and no more are possible: revoke one first.")
 
 
 class KeyNotFound(StorageError):
@@ -140,10 +147,11 @@ class AccountStore:
                     _revoke_keys(session, user_id)
         return user
 
-    def rehash(self, user_id: str, password_hash: str) -> None:
-        """Keep another hash of the same password; raises UserNotFound."""
+    def rehash(self, user_id: str, old_hash: str, password_hash: str) -> None:
+        """Keep another hash of the same password, unless the old hash is no longer the account's."""
+        unchanged = update(User).where(User.id == user_id, User.password_hash == old_hash)
         with self._database.write() as session:
-            find_user(session, user_id).password_hash = password_hash
+            session.execute(unchanged.values(password_hash=password_hash))
 
     def end_sessions(self, user_id: str) -> None:
         """End all sessions of an account, whose API keys stay; raises UserNotFound."""
@@ -164,29 +172,36 @@ class AccountStore:
     def lock_out(self, user_id: str) -> None:
         """End all sessions and API keys of an account, its password and its sites, so that nothing more comes from it.
 
-        For who is to be erased. Raises UserNotFound, LastAdmin.
+        For who is to be erased, and administers nothing any more. Raises UserNotFound, LastAdmin.
         """
         with self._database.write() as session:
             user = find_user(session, user_id)
             check_other_admin(session, user)
             user.session_epoch += 1
             user.password_hash = ""  # that of no password
+            user.is_admin = False  # or nobody might be left who can log in and administer
             _revoke_keys(session, user_id)
             session.execute(update(Site).where(Site.owner_id == user_id).values(enabled=False))
 
-    def add_key(self, owner_id: str, name: str, scopes: Sequence[Scope], *, prefix: str, digest: str) -> ApiKey:
-        """Add an API key, of which only the digest is kept; raises OwnerGone."""
+    def add_key(
+        self, owner_id: str, name: str, scopes: Sequence[Scope], *, prefix: str, digest: str, limit: int
+    ) -> ApiKey:
+        """Add an API key, of which only the digest is kept.
+
+        Raises OwnerGone, and TooManyKeys for an owner who has `limit` of them.
+        """
         key = ApiKey(owner_id=owner_id, name=name, scopes=list(scopes), prefix=prefix, digest=digest)
         with self._database.write() as session:
             check_owner(session, owner_id)
+            n_keys = session.scalar(select(func.count()).select_from(ApiKey).where(*_good_keys(owner_id)))
+            if n_keys is not None and n_keys >= limit:
+                raise TooManyKeys(limit)
             session.add(key)
         return key
 
     def keys(self, owner_id: str | None = None) -> list[ApiKey]:
         """Return the keys that are not revoked, of an owner or of all, the oldest first."""
-        query = select(ApiKey).where(ApiKey.revoked_at.is_(None)).order_by(ApiKey.created_at, ApiKey.id)
-        if owner_id is not None:
-            query = query.where(ApiKey.owner_id == owner_id)
+        query = select(ApiKey).where(*_good_keys(owner_id)).order_by(ApiKey.created_at, ApiKey.id)
         with self._database.read() as session:
             return list(session.scalars(query))
 
@@ -233,8 +248,13 @@ def check_other_admin(session: Session, user: User) -> None:
 
 
 def _revoke_keys(session: Session, owner_id: str) -> None:
-    good = update(ApiKey).where(ApiKey.owner_id == owner_id, ApiKey.revoked_at.is_(None))
-    session.execute(good.values(revoked_at=utc_now()))
+    session.execute(update(ApiKey).where(*_good_keys(owner_id)).values(revoked_at=utc_now()))
+
+
+def _good_keys(owner_id: str | None) -> list[ColumnElement[bool]]:
+    """Return what holds for the keys that are not revoked, of an owner or of all."""
+    is_good = ApiKey.revoked_at.is_(None)
+    return [is_good] if owner_id is None else [is_good, ApiKey.owner_id == owner_id]
 
 
 def _by_name(session: Session, name: str) -> User | None:

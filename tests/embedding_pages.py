@@ -1,25 +1,37 @@
 """Pages that embed a widget, loaded by a real browser: which of them may run its script, and show its frame."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from playwright.sync_api import Browser, Route
+from conftest import SECONDS
+from playwright.sync_api import Browser, Frame, Route
 from web_host import Answer, WebHost, serve_web
 
 KEY = "pub_0123456789abcdefghijkl"
 FAR = "http://parley.test"  # a Parley that is not on this machine, and has no https
 
 SCRIPT = """
-const { src, dataset: { site } } = document.currentScript;
+const { src, dataset: { site, target } } = document.currentScript;
 const server = new URL(src).origin;
-document.documentElement.dataset.script = 'ran';
+const told = document.documentElement.dataset;
+told.script = 'ran';
 addEventListener('message', ({ origin }) => {
-  if (origin === server) document.documentElement.dataset.frame = 'shown';
+  if (origin === server) told.frame = 'shown';
 });
 const frame = document.createElement('iframe');
 frame.src = `${server}/widget/${site}?origin=${encodeURIComponent(location.origin)}`;
-document.body.append(frame);
+frame.onload = () => setTimeout(() => { told.end = 'loaded'; }); // whatever it shows; what it has said was sent before
+const place = () => {
+  try {
+    return target === undefined ? document.body : document.querySelector(target);
+  } catch {
+    return null; // no selector
+  }
+};
+if (place()) place().append(frame);
+else told.end = 'no place';
 """
 FRAME = "<!doctype html><script>parent.postMessage('here', '*')</script>"
 SCRIPT_HEADERS = [("Content-Type", "text/javascript"), ("Cross-Origin-Resource-Policy", "cross-origin")]
@@ -28,7 +40,7 @@ FRAME_HEADERS = [
     ("Cross-Origin-Embedder-Policy", "require-corp"),
     ("Cross-Origin-Resource-Policy", "cross-origin"),
 ]
-SETTLED = 300  # milliseconds after all has been loaded
+OUTCOME = "(({ script, frame, end }) => [!!script, !!frame, !script || !!end])(document.documentElement.dataset)"
 
 
 @dataclass(frozen=True)
@@ -86,18 +98,26 @@ class Web:
         context.route(f"{FAR}/**", self._answer_from_afar)
         page = context.new_page()
         page.goto(f"{self.plain.url}/")
-        page.wait_for_timeout(SETTLED)
-        seen = {
-            frame.url: frame.evaluate("(({ script, frame }) => [!!script, !!frame])(document.documentElement.dataset)")
-            for frame in page.main_frame.child_frames
-        }
+        frames = {frame.url: frame for frame in page.main_frame.child_frames}
+        seen = [outcome(frames[url]) for url in urls]
         context.close()
-        return [tuple(seen[url]) for url in urls]
+        return seen
 
     def _answer_from_afar(self, route: Route) -> None:
         is_script = route.request.url.endswith("/widget.js")
         headers = dict(SCRIPT_HEADERS if is_script else FRAME_HEADERS)
         route.fulfill(body=SCRIPT if is_script else FRAME, headers=headers)
+
+
+def outcome(frame: Frame) -> tuple[bool, bool]:
+    """Return of a page that is loaded whether its script ran, and whether that has shown its frame, once it tells."""
+    deadline = time.monotonic() + SECONDS / 1000
+    while time.monotonic() < deadline:
+        has_run, is_shown, is_over = frame.evaluate(OUTCOME)
+        if is_over:
+            return has_run, is_shown
+        frame.page.wait_for_timeout(20)
+    raise AssertionError(f"{frame.url} has loaded no frame in {SECONDS} ms")
 
 
 @contextmanager

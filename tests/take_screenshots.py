@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Frame, Page, expect, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -104,14 +104,20 @@ def _take_site(page: Page, url: str) -> None:
     page.goto(url)
     page.wait_for_selector(BOX)
     open_panel(page, "Sites")
-    page.get_by_role("button", name="The travel agency").click()
-    frame = page.wait_for_event("framenavigated", predicate=lambda frame: "/widget/pub_" in frame.url)
+    with page.expect_event("framenavigated", predicate=_is_widget):
+        page.get_by_role("button", name="The travel agency").click()
+    page.get_by_label("Open at once").check()
+    frame = page.wait_for_event("framenavigated", predicate=_is_widget)
     frame.get_by_role("textbox").fill("What is the capital of France?")
     frame.get_by_role("textbox").press("Enter")
     row(page, "Capital of France").click()
     wait_for_end(page)
     page.wait_for_timeout(500)
     page.screenshot(path=FOLDER / "sites.png")
+
+
+def _is_widget(frame: Frame) -> bool:
+    return "/widget/pub_" in frame.url
 
 
 def _film(page: Page, text: str) -> "Film":

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from sqlalchemy import update
 from chat.accounts import (
     KEY_PREFIX,
     LOGINS_PER_MINUTE,
+    MAX_KEYS,
     MAX_NAME,
     Accounts,
     BadName,
@@ -24,7 +26,7 @@ from chat.limits import LimitExceeded
 from chat.lockout import FREE_TRIES
 from chat.passwords import BadPassword, Passwords
 from chat.sessions import Session
-from storage.accounts import AccountStore
+from storage.accounts import AccountStore, TooManyKeys
 from storage.database import Database
 from storage.erasure import ErasureStore
 from storage.errors import DatabaseUnusable
@@ -116,6 +118,52 @@ def test_a_login_strengthens_an_old_hash_and_keeps_sessions(store: AccountStore,
     assert stronger.log_in("ada", PASSWORD, HOME)
 
 
+class Watched(Passwords):
+    """Finds every hash outdated, and lets something happen once one is found so."""
+
+    def __init__(self, happen: Callable[[], object]) -> None:
+        super().__init__(PasswordHasher(time_cost=1, memory_cost=16, parallelism=1))
+        self._happen = happen
+
+    def is_outdated(self, kept: str) -> bool:
+        self._happen()
+        return True
+
+
+def test_a_password_that_is_changed_during_a_login_stays_changed(
+    accounts: Accounts, store: AccountStore, ada: User
+) -> None:
+    watched = Watched(lambda: accounts.change(ada.id, password="another password"))
+    Accounts(store, watched).log_in("ada", PASSWORD, HOME)
+    assert accounts.log_in("ada", "another password", HOME)
+    with pytest.raises(WrongPassword):
+        accounts.log_in("ada", PASSWORD, HOME)
+
+
+def test_the_right_password_logs_in_while_nothing_can_be_written(
+    store: AccountStore, ada: User, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: str) -> None:
+        raise DatabaseUnusable(store._database.path, "the disk is full")
+
+    monkeypatch.setattr(store, "rehash", fail)
+    assert Accounts(store, Watched(lambda: None)).log_in("ada", PASSWORD, HOME).id == ada.id
+    assert f"The password of account {ada.id} could not be hashed anew: Cannot use the database" in caplog.text
+    assert PASSWORD not in caplog.text
+
+
+def test_the_right_password_logs_in_while_too_many_hash(
+    store: AccountStore, ada: User, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(password: str) -> str:
+        raise LimitExceeded("passwords: at most 10 are checked at a time.", 1)
+
+    passwords = Watched(lambda: None)
+    monkeypatch.setattr(passwords, "hash", fail)
+    assert Accounts(store, passwords).log_in("ada", PASSWORD, HOME).id == ada.id
+    assert "could not be hashed anew: passwords: at most 10" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["", "x" * 61, "two words", "a/b", "ädä", "a\n", "a\0", "<b>", "\ud800"])
 def test_a_name_that_cannot_be_one_is_refused(accounts: Accounts, name: str) -> None:
     with pytest.raises(BadName, match="name: expected 1 to 60 of the letters a to z, digits and . _ - @"):
@@ -203,6 +251,13 @@ def test_a_key_works_while_nothing_can_be_written(
 def test_scopes_that_there_are_not_are_refused(accounts: Accounts, scopes: list[str]) -> None:
     with pytest.raises(BadScopes, match="scopes: expected some of completions, read, write, metrics, got"):
         accounts.add_key("local", "notebook", scopes)
+
+
+def test_an_owner_has_a_hundred_keys_at_most(accounts: Accounts) -> None:
+    for _ in range(MAX_KEYS):
+        accounts.add_key("local", "notebook", ["read"])
+    with pytest.raises(TooManyKeys, match="There are 100 API keys already"):
+        accounts.add_key("local", "notebook", ["read"])
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 61])

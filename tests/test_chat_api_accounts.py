@@ -251,6 +251,14 @@ def test_an_administrator_sets_a_password_and_makes_another_one(
     assert ben.get("/api/users").status_code == 200
 
 
+def test_an_administrator_needs_the_old_password_for_a_new_one_of_their_own(
+    app: AccountsApp, admin: TestClient
+) -> None:
+    change = {"password": "another password", "is_admin": True}
+    assert error(admin, "PATCH", "/users/local", change) == (409, "password", "old_password_needed")
+    assert log_in(app.stranger(), "ada").status_code == 303
+
+
 def test_a_password_of_an_administrators_revokes_the_keys_and_ones_own_does_not(
     app: AccountsApp, admin: TestClient, ben: TestClient
 ) -> None:
@@ -258,13 +266,12 @@ def test_a_password_of_an_administrators_revokes_the_keys_and_ones_own_does_not(
         return app.stranger().get("/api/conversations", headers=key).status_code == 200
 
     user_id = id_of(app, "ben")
-    key, own = app.key(user_id, "read"), app.key("local", "read")
+    key, other = app.key(user_id, "read"), app.key("local", "read")
     ben.post("/api/account/password", json={"old": PASSWORD, "new": "another password"}).raise_for_status()
     ben.post("/api/account/logout-everywhere").raise_for_status()
     assert is_good(key)
     admin.patch(f"/api/users/{user_id}", json={"password": PASSWORD}).raise_for_status()
-    admin.patch("/api/users/local", json={"password": "another password"}).raise_for_status()
-    assert (is_good(key), is_good(own)) == (False, True)
+    assert (is_good(key), is_good(other)) == (False, True)
 
 
 def test_the_last_administrator_stays_one(app: AccountsApp, admin: TestClient, ben: TestClient) -> None:

@@ -135,7 +135,7 @@ def test_a_chain_is_sent(client: TestClient, chats: list[str]) -> None:
 @pytest.mark.parametrize(
     ("query", "param"),
     [
-        ({}, "ids"),
+        ({}, "id"),
         ({"all": "1", "format": "docx"}, "format"),
         ({"all": "1", "format": "preferences_trl"}, "format"),
         ({"all": "1", "format": "html", "chain": "1"}, "chain"),
@@ -152,6 +152,7 @@ def test_what_cannot_be_exported_is_named(
 ) -> None:
     answer = client.get("/api/export", params=query)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    assert answer.json()["error"]["message"].startswith(f"{param}: ")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,7 @@ def test_files_of_other_programs_come_in(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "my file: file: expected conversations, found nothing"),
+        (b"", "my file: line 1: expected conversations, found nothing"),
         (b"\xff\xfe", "my file: expected UTF-8, found byte 0xff"),
         (b"{}", "my file: document: expected conversations of Parley, ChatGPT"),
         (b"PK\x05\x06" + b"\0" * 18, "my file: zip: expected a file of conversations in the zip file, found none"),

@@ -111,6 +111,7 @@ def test_what_is_no_page_is_refused(client: TestClient, site: Site, body: object
     answer = client.post(f"/api/sites/{site.id}/check", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"].startswith(reason)
+    assert answer.json()["error"]["param"] == reason.partition(":")[0]
 
 
 def test_there_is_an_end_to_what_one_owner_may_check(client: TestClient, page: WebHost, site: Site) -> None:

@@ -75,13 +75,13 @@ def test_two_hosts_are_refused_though_both_are_ours(client: TestClient) -> None:
 
 @pytest.mark.parametrize("hosts", ["*", "*.example", "https://chat.example", "chat.example:443", "a b", "."])
 def test_a_setting_that_names_no_host_is_refused(hosts: str) -> None:
-    with pytest.raises(SettingsError, match=r"^--hosts or PARLEY_HOSTS: .*must be names such as chat\.example\.org"):
+    with pytest.raises(SettingsError, match=r"^--hosts or PARLEY_HOSTS: must be names such as chat\.example\.org"):
         load_settings(hosts=hosts)
 
 
 @pytest.mark.parametrize("proxies", ["*", "proxy.example", "10.0.0.1/8", "127.0.0.1:80"])
 def test_a_setting_that_names_no_proxy_is_refused(proxies: str) -> None:
-    with pytest.raises(SettingsError, match=r"^--proxies or PARLEY_PROXIES: .*must be addresses or networks such as"):
+    with pytest.raises(SettingsError, match=r"^--proxies or PARLEY_PROXIES: must be addresses or networks such as"):
         load_settings(proxies=proxies)
 
 

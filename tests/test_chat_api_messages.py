@@ -273,7 +273,7 @@ def test_the_same_request_sent_again_adds_nothing(api: Api, chat: str) -> None:
     assert later.json()["messages"] == shown(api, chat)
     assert api.contents(chat) == ["Hello", "Hi!"]
     other = api.error("POST", f"/conversations/{chat}/messages", {**body, "content": "Bye"})
-    assert other[:3] == (409, None, "not_possible")
+    assert other[:3] == (409, "idempotency_key", "key_taken")
 
 
 def test_a_key_counts_within_its_conversation_alone(api: Api, chat: str) -> None:

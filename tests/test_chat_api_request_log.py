@@ -3,6 +3,7 @@
 import logging
 import re
 import shlex
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -142,6 +143,18 @@ def test_strangers_cannot_make_the_metrics_grow(client: TestClient, metrics: Met
     for number in range(50):
         client.get(f"/{number}")
     assert len(metrics.text().splitlines()) == length
+
+
+def test_what_is_no_http_has_an_id_and_a_line_too(start_server: Callable[..., Server], tiny_path: Path) -> None:
+    server = start_server(tiny_path)
+    with socket.create_connection(("127.0.0.1", server.port), 20) as connection:
+        connection.sendall(f"{CANARY}\r\n\r\n".encode())
+        head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).decode().partition("\r\n\r\n")
+    assert server.end() == 0
+    request_id = re.search(r"(?im)^x-request-id: ([0-9a-f]{32})\r?$", head)
+    assert request_id, head
+    assert f"method=- path=- id={request_id[1]} status=400 ms=0 bytes={len(body)} owner=-" in server.log
+    assert CANARY not in server.log
 
 
 def test_what_is_said_to_the_real_server_is_not_in_its_log(

@@ -143,6 +143,25 @@ def test_what_the_api_has_no_route_for_is_an_error_of_the_api(client: httpx.Clie
     assert (answer.status_code, answer.json()["error"]["type"]) == (404, "not_found_error")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/", 405),
+        ("OPTIONS", "/", 405),
+        ("DELETE", "/health", 405),
+        ("POST", "/widget.js", 405),
+        ("POST", "/page/page.js", 405),
+        ("GET", "/assets/none.js", 404),
+        ("GET", "/page/none.js", 404),
+        ("GET", "/static/..%2f..%2fetc/passwd", 403),
+    ],
+)
+def test_every_error_has_the_same_form(client: httpx.Client, method: str, path: str, status: int) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, list(answer.json())) == (status, ["error"])
+    assert answer.json()["error"]["message"]
+
+
 def test_the_api_describes_itself(client: httpx.Client) -> None:
     description = client.get("/api/openapi.json").raise_for_status().json()
     assert "/conversations/{conversation_id}/messages" in description["paths"]
@@ -224,7 +243,7 @@ def test_a_page_shows_its_place_in_the_line(
     with httpx.Client(base_url=server.url, timeout=30) as client:
         chats = [begin(client) for _ in range(MAX_RUNNING + 2)]
         for chat in chats:
-            send(client, chat, "hello", max_tokens=4096, min_tokens=4096)
+            send(client, chat, "hello", max_tokens=8000, min_tokens=8000)
         watch = events(client, chats[-1])
         assert any(name == "progress" and data["progress"]["queue_position"] == 2 for name, data in watch)
         client.post(f"/api/conversations/{chats[0]}/stop").raise_for_status()

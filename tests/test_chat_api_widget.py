@@ -160,11 +160,9 @@ def test_there_are_no_other_files(app: WidgetApp, path: str) -> None:
 # Sessions.
 
 
-def test_a_session_tells_how_the_chat_looks_and_no_more(app: WidgetApp, site: dict[str, Any]) -> None:
+def test_a_session_is_a_token_and_no_more(app: WidgetApp, site: dict[str, Any]) -> None:
     told = app.knock(site).json()
-    assert told.keys() == {"token", "visitor", "site"}
-    assert told["visitor"] == {"verified": False}
-    assert told["site"] == {"name": "The shop", **site["appearance"]}
+    assert told.keys() == {"token"}
     assert told["token"].startswith("vis_")
 
 
@@ -197,7 +195,6 @@ def vouched(app: WidgetApp, site: dict[str, Any], user: str) -> dict[str, str]:
 
 def test_a_user_whom_the_site_vouches_for_is_one_visitor_on_all_devices(app: WidgetApp, site: dict[str, Any]) -> None:
     user = vouched(app, site, "bob")
-    assert app.knock(site, user=user).json()["visitor"] == {"verified": True}
     chat = app.enter(site, user=user).begin()
     elsewhere = app.enter(site, user=user)
     assert [one["id"] for one in elsewhere.ask("GET", "/conversations").json()["conversations"]] == [chat]
@@ -377,7 +374,9 @@ def test_what_is_sent_again_with_its_key_is_sent_once(app: WidgetApp, visitor: V
     again = visitor.send("One?", key="k")
     assert (again.status_code, again.json()["conversation_id"]) == (200, first.json()["conversation_id"])
     assert [m["id"] for m in again.json()["messages"]] == [m["id"] for m in first.json()["messages"]]
-    assert error_of(visitor.send("Two?", key="k"))[:2] == (409, "not_possible")
+    refused = visitor.send("Two?", key="k")
+    assert error_of(refused)[:2] == (409, "key_taken")
+    assert refused.json()["error"]["param"] == "idempotency_key"
     assert len(visitor.ask("GET", "/conversations").json()["conversations"]) == 1
 
 
@@ -484,6 +483,30 @@ def test_messages_of_an_address_are_limited(app: WidgetApp) -> None:
         app.enter(site).begin()
     assert app.enter(site).send().status_code == 429
     app.enter(app.add_site("Blog")).begin()
+
+
+def test_a_message_that_is_too_long_counts_for_nothing(app: WidgetApp) -> None:
+    visitor = app.enter(app.add_site(messages_per_visitor=1))
+    assert error_of(visitor.send("word " * 1_500, key="1"))[:2] == (400, "message_too_long")
+    visitor.begin()
+
+
+def test_a_message_that_the_address_may_not_send_is_not_counted_as_the_visitors(app: WidgetApp) -> None:
+    site = app.add_site(messages_per_visitor=1, messages_per_address=1)
+    app.enter(site).begin()
+    visitor = app.enter(site)
+    assert visitor.send().status_code == 429
+    app.own("PATCH", f"/sites/{site['id']}", {"messages_per_address": 2}).raise_for_status()
+    visitor.begin()
+
+
+def test_a_message_that_the_visitor_may_not_send_is_not_counted_as_the_addresses(app: WidgetApp) -> None:
+    site = app.add_site(messages_per_visitor=1, messages_per_address=2)
+    visitor = app.enter(site)
+    visitor.begin()
+    app.reply()
+    assert visitor.send("One more").status_code == 429
+    app.enter(site).begin()
 
 
 def test_tokens_of_a_day_are_limited(app: WidgetApp) -> None:
@@ -674,6 +697,17 @@ def test_a_visitor_takes_along_what_was_said(app: WidgetApp, visitor: VisitorCli
     assert "## Assistant, " in exported["markdown"].text
     assert "Yes — **always**." in exported["text"].text
     assert visitor.ask("GET", f"{path}?format=parley").status_code == 400
+
+
+@pytest.mark.parametrize(("title", "shown"), [("Questions?", "Questions?"), ("", "Chat")])
+def test_what_is_saved_does_not_tell_how_the_owner_calls_it(app: WidgetApp, title: str, shown: str) -> None:
+    visitor = app.enter(app.add_site("Annoying customers", appearance={"title": title}))
+    chat = visitor.begin()
+    app.reply()
+    app.own("PATCH", f"/conversations/{chat}", {"title": "A tiresome customer"})
+    answer = visitor.ask("GET", f"/conversations/{chat}/export?format=json")
+    assert answer.json()["title"] == shown
+    assert f'filename="{shown.strip("?")}.json"' in answer.headers["Content-Disposition"]
 
 
 # The stream.

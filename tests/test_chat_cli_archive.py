@@ -184,7 +184,7 @@ def test_an_export_that_fails_leaves_no_file(data: Path, tmp_path: Path, monkeyp
     [
         (b"\xff\xfe", "expected UTF-8, found byte 0xff"),
         (b"{}", "document: expected conversations of Parley, ChatGPT"),
-        (b"\n", "file: expected conversations, found nothing"),
+        (b"\n", "line 1: expected conversations, found nothing"),
         (b'{"format": "other"}', 'line 1: expected an object with "format": "parley"'),
     ],
 )

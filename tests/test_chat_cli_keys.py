@@ -91,7 +91,7 @@ def test_a_revoked_one_is_refused_and_listed_no_more(key: Key, tmp_path: Path) -
     ("arguments", "reason"),
     [
         ("add notebook", "Missing option '--scope'"),
-        ("add notebook --scope admin", "scopes: expected some of completions, read, write, metrics, got 'admin'"),
+        ("add notebook --scope admin", "--scope: expected some of completions, read, write, metrics, got 'admin'"),
         ("add notebook --scope read --user ben", "There is no account 'ben'."),
         (f"add {'x' * 61} --scope read", "name: expected 1 to 60 characters, got 61"),
         ("list --user ben", "There is no account 'ben'."),

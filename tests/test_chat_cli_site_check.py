@@ -1,6 +1,7 @@
 """`parley site check` tells what keeps a page from showing the chat, asking a real server as a browser would."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -48,14 +49,26 @@ def test_a_page_of_a_running_parley_is_checked(
         "frame_refused",
         "verdict",
     ]
-    assert (
-        findings[1]["fix"] == f"Add it: parley site set {shop['id']} --origin https://shop.example --origin {page.url}"
-    )
+    advice, _, command = findings[1]["fix"].partition(" with: ")
+    assert advice == "Add it to the pages that may show it, in the tab Sites or"
+    assert command == f"parley site set {shop['id']} --origin https://shop.example --origin {page.url}"
     assert "has this site switched off" in findings[2]["text"]
 
-    site(tmp_path, *findings[1]["fix"].removeprefix("Add it: parley site ").split())
-    site(tmp_path, *findings[0]["fix"].removeprefix("Switch it on: parley site ").split())
+    for finding in findings[:2]:
+        site(tmp_path, *shlex.split(finding["fix"].partition("parley site ")[2]))
     assert run_app("site", "check", page.url, "--data", str(tmp_path)).returncode == 0
+
+
+def test_a_page_without_the_place_that_its_tag_names_is_no_success(tmp_path: Path, page: WebHost) -> None:
+    site(tmp_path, "add", "The shop", "--origin", page.url)
+    [shop] = json.loads(site(tmp_path, "list", "--json")[0])
+    [line] = site(tmp_path, "snippet", shop["id"], "--url", page.url)
+    page.answers["/"] = Answer(line.replace("defer", 'data-target="#nope"'))
+    done = run_app("site", "check", page.url, "--data", str(tmp_path))
+    assert done.returncode == 1
+    assert any(
+        line.startswith("error: Nothing in the page's HTML has the id nope") for line in done.stdout.splitlines()
+    )
 
 
 def test_where_parley_is_can_be_said(tmp_path: Path, page: WebHost) -> None:

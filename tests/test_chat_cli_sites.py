@@ -68,6 +68,26 @@ def test_empty_and_zero_mean_none(parley: Parley, site_id: str) -> None:
     assert [site[name] for name in names] == [None] * 4
 
 
+def test_an_empty_origin_leaves_nobody(parley: Parley, site_id: str) -> None:
+    assert shown(parley("set", site_id, "--origin", ""))["origins:"] == ""
+    [site] = json.loads(parley("list", "--json")[0])
+    assert site["origins"] == []
+    with pytest.raises(SettingsError, match="^--origin: expected scheme and host as in https://shop.example, got ''$"):
+        parley("set", site_id, "--origin", SHOP, "--origin", "")
+
+
+def test_the_identity_secret_is_that_of_the_server(
+    parley: Parley, start_server: Callable[..., Server], tiny_path: Path, site_id: str
+) -> None:
+    server = start_server(tiny_path)
+    answer = httpx.get(f"{server.url}/api/sites/{site_id}/identity-secret").raise_for_status()
+    assert parley("identity-secret", site_id) == [answer.json()["secret"]]
+    parley("rotate", site_id)
+    assert parley("identity-secret", site_id) != [answer.json()["secret"]]
+    with pytest.raises(SiteNotFound):
+        parley("identity-secret", "nope")
+
+
 def test_a_new_key_takes_the_place_of_the_old_one(parley: Parley, site_id: str) -> None:
     before = shown(parley("show", site_id))["key"]
     assert shown(parley("rotate", site_id))["key"] != before
@@ -116,7 +136,7 @@ def test_what_breaks_a_rule_changes_nothing(parley: Parley, site_id: str, flags:
 
 
 def test_a_site_needs_a_name_and_a_preset_that_is_there(parley: Parley) -> None:
-    with pytest.raises(SettingsError, match="^--name: string should have at least 1 character, got ''$"):
+    with pytest.raises(SettingsError, match="^NAME: string should have at least 1 character, got ''$"):
         parley("add", "")
     with pytest.raises(UnknownPreset):
         parley("add", "Shop", "--preset", "nope")

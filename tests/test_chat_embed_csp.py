@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Browser
 
-from chat.embed.csp import FRAMES, SCRIPTS, allows, allows_script, governing, parse_policies
+from chat.embed.csp import FRAMES, SCRIPTS, allows_script, allows_url, governing, parse_policies
 
 PAGE = httpx.URL("https://shop.example/")
 SCRIPT = httpx.URL("https://chat.shop.example/widget.js")
@@ -79,7 +79,7 @@ def read(policy: str, embedding: Embedding, web: Web) -> tuple[bool, bool]:
         if name := governing(parsed, SCRIPTS):
             runs = runs and allows_script(parsed[name], script, page, nonce)
         if name := governing(parsed, FRAMES):
-            shows = shows and allows(parsed[name], frame, page)
+            shows = shows and allows_url(parsed[name], frame, page)
     return runs, runs and shows
 
 
@@ -120,13 +120,13 @@ def test_policies_are_read_as_chromium_reads_them(browser: Browser, web: Web) ->
     ],
 )
 def test_sources_name_schemes_hosts_and_ports(source: str, is_allowed: bool) -> None:
-    assert allows([source], SCRIPT, PAGE) is is_allowed
+    assert allows_url([source], SCRIPT, PAGE) is is_allowed
 
 
 def test_the_page_itself_stands_for_its_https_too() -> None:
-    assert allows(["'self'"], httpx.URL("https://shop.example/x"), httpx.URL("http://shop.example/"))
-    assert not allows(["'self'"], httpx.URL("http://shop.example/x"), PAGE)
-    assert not allows(["'self'"], httpx.URL("https://shop.example:8443/x"), PAGE)
+    assert allows_url(["'self'"], httpx.URL("https://shop.example/x"), httpx.URL("http://shop.example/"))
+    assert not allows_url(["'self'"], httpx.URL("http://shop.example/x"), PAGE)
+    assert not allows_url(["'self'"], httpx.URL("https://shop.example:8443/x"), PAGE)
 
 
 @given(st.text(max_size=60), st.text(max_size=20))
@@ -139,7 +139,7 @@ def test_no_header_makes_it_fail(header: str, nonce: str) -> None:
     st.from_regex(r"([a-z]{1,6}:(//)?)?(\*\.?)?[a-z0-9.*-]{0,12}(:[0-9*]{0,7})?(/[a-z%0-9/?#;]{0,12})?", fullmatch=True)
 )
 def test_no_source_makes_it_fail(source: str) -> None:
-    assert allows([source], SCRIPT, PAGE) in (True, False)
+    assert allows_url([source], SCRIPT, PAGE) in (True, False)
 
 
 def test_long_sources_take_no_long_time() -> None:
@@ -150,4 +150,4 @@ def test_long_sources_take_no_long_time() -> None:
         "a-" * 500_000 + ":",
         "https://" + "a.b" * 300_000 + ":x",
     ):
-        assert not allows([source], SCRIPT, PAGE)
+        assert not allows_url([source], SCRIPT, PAGE)

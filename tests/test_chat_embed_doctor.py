@@ -1,8 +1,10 @@
 """The embed doctor finds what keeps a widget from a page, as a real browser does, and says what to do."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 
 import httpx
 import pytest
@@ -14,6 +16,7 @@ from playwright.sync_api import Browser
 from chat.embed.case import MAX_QUOTE, Finding, Parley
 from chat.embed.doctor import MAX_FINDINGS, examine
 from chat.embed.safe_fetch import AddressRefused, Fetched, NotFetched, origin_of
+from chat.embed.target import is_no_selector
 from storage.tables import Site
 
 OURS = "https://chat.example"
@@ -22,6 +25,8 @@ TAG = f'<script src="{OURS}/widget.js" data-site="{KEY}" defer></script>'
 HTML = (("Content-Type", "text/html; charset=utf-8"),)
 
 NOTHING_RUNS = meta("script-src 'none'")
+NO_SELECTORS = ("##", "#", "#1", ".", "#a,", "> .a", "a >", "a b, , c", "#a.2", "a!", "<a>", "a:")
+ODD_SELECTORS = ("#a\\#", "#\\31 2", ".-a", "[id='#1, '", ":is(#1, .2)", "/* # */ a", "#\xa0", "-a", "*", "a>b")
 
 KEEPS_OUT = [
     Embedding(host=FAR, tls=True),
@@ -39,6 +44,10 @@ KEEPS_OUT = [
     Embedding(tag="nomodule"),
     Embedding(tag="crossorigin"),
     Embedding(tag='integrity="sha256-AAAA"'),
+    Embedding(tag='data-target="#nope"', after="<p id=Nope></p><template><p id=nope></p></template>"),
+    Embedding(tag="data-target"),
+    Embedding(tag='data-target=" "'),
+    *(Embedding(tag=f'data-target="{selector}"') for selector in NO_SELECTORS),
 ]
 LETS_IN = [
     Embedding([("Cross-Origin-Embedder-Policy", "require-corp")]),
@@ -64,6 +73,8 @@ LETS_IN = [
     Embedding(tag='type="text/jscript"'),
     Embedding(tag='type=" Application/X-JavaScript "'),
     Embedding(tag="async referrerpolicy=no-referrer"),
+    Embedding(tag='data-target=" #chat "', after="<div id=chat></div>"),
+    Embedding(tag='data-target="#-ä✓"', after="<meta charset=utf-8><div id=-ä✓></div>"),
 ]
 
 
@@ -120,6 +131,23 @@ def test_its_verdicts_are_those_of_chromium(browser: Browser, web: Web) -> None:
     assert shown == [False] * len(KEEPS_OUT) + [True] * len(LETS_IN)
 
 
+@pytest.mark.browser
+def test_what_it_calls_no_selector_is_none_to_chromium(browser: Browser) -> None:
+    short = ["".join(letters) for n in range(1, 5) for letters in product('#.a-1>,:[(\\ /*"&', repeat=n)]
+    with browser.new_page() as page:
+        refused = page.evaluate(
+            """(selectors) => selectors.filter((selector) => {
+              try { document.querySelector(selector); } catch { return true; }
+              return false;
+            })""",
+            [*short, *NO_SELECTORS, *ODD_SELECTORS],
+        )
+    called = {selector for selector in (*short, *NO_SELECTORS, *ODD_SELECTORS) if is_no_selector(selector.strip(" "))}
+    assert called - set(refused) == set()
+    assert called >= set(NO_SELECTORS)
+    assert not set(ODD_SELECTORS) & set(refused)
+
+
 def test_all_is_well_with_a_page_that_shows_it() -> None:
     found = examine(httpx.URL(SHOP), lambda url: answer(TAG), [new_site(SHOP)], Parley(httpx.URL(OURS), ()))
     assert [(finding.code, finding.level) for finding in found] == [
@@ -164,8 +192,14 @@ def test_an_origin_that_is_nearly_listed_is_told_apart(origin: str, listed: str 
     site = new_site(*([listed] if listed else []))
     finding = check(answer(TAG, f"{origin}/a/b?c"), site)["origin_not_listed"]
     assert finding.text == f"The site 'The shop' does not list the page's origin {origin}{text}"
-    flags = f"--origin {listed} " if listed else ""
-    assert finding.fix == f"Add it: parley site set {site.id} {flags}--origin {origin}"
+    flags = f"--origin {shlex.quote(listed)} " if listed else ""
+    command = f"parley site set {site.id} {flags}--origin {origin}"
+    assert finding.fix == f"Add it to the pages that may show it, in the tab Sites or with: {command}"
+
+
+def test_a_star_is_kept_from_the_shell() -> None:
+    fix = check(answer(TAG), new_site("https://*.shop.example"))["origin_not_listed"].fix or ""
+    assert fix.endswith(f"--origin 'https://*.shop.example' --origin {SHOP}")
 
 
 def test_the_origin_is_that_of_the_page_where_redirects_end() -> None:
@@ -189,6 +223,8 @@ def test_an_origin_that_no_site_can_list_gets_another_advice(address: str) -> No
         (TAG + TAG, "several_tags"),
         (TAG.replace("defer", 'data-target="#chat"'), "target_missing"),
         (TAG.replace("defer", 'data-target=" "'), "no_target"),
+        (TAG.replace("defer", 'data-target="##"'), "no_target"),
+        (TAG.replace("defer", 'data-target="main > .chat"'), "target_unchecked"),
         (TAG.replace("chat.example", "chat.other.example"), "wrong_host"),
         (TAG.replace("https://chat.example", ""), "wrong_host"),
         (f'<base href="https://cdn.example/x/">{TAG.replace("https://chat.example/", "")}', "wrong_host"),
@@ -212,7 +248,6 @@ def test_what_is_wrong_with_a_tag_is_found(html: str, code: str) -> None:
     [
         TAG.replace("https:", ""),
         TAG.replace("defer", 'data-target="#chat"') + '<div id="chat">',
-        TAG.replace("defer", 'data-target="main > .chat"'),
         TAG.upper().replace(KEY.upper(), KEY).replace("WIDGET.JS", "widget.js"),
         TAG.replace('"', ""),
         f'<script src="https://cdn.example/widget.js"></script>{TAG}',
@@ -221,6 +256,23 @@ def test_what_is_wrong_with_a_tag_is_found(html: str, code: str) -> None:
 )
 def test_what_is_right_is_not_complained_about(html: str) -> None:
     assert check(html) == {}
+
+
+def test_a_place_that_is_not_there_keeps_the_widget_away_unless_a_script_makes_it() -> None:
+    found = check(TAG.replace("defer", 'data-target="#chat"'))
+    assert found["verdict"].level == "error"
+    assert found["verdict"].text.startswith("The widget would not load, unless a script of the page makes the place")
+
+
+def test_a_missing_place_is_one_reason_among_others() -> None:
+    found = check(TAG.replace("defer", 'nomodule data-target="#chat"'))
+    assert found["verdict"].text == "The widget would not load: 2 reasons above."
+
+
+def test_of_what_cannot_be_checked_the_verdict_says_so() -> None:
+    found = check(TAG.replace("defer", 'data-target="main > .chat"'))
+    assert (found["target_unchecked"].level, found["verdict"].level) == ("warning", "warning")
+    assert found["verdict"].text == "The widget would load, if data-target matches something."
 
 
 def test_a_tag_that_a_script_may_put_in_is_no_error() -> None:

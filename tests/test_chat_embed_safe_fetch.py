@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from web_host import CERTIFICATE, Answer, WebHost, serve_web
 
 from chat.embed import safe_fetch
 from chat.embed.safe_fetch import (
+    MAX_ADDRESSES,
     MAX_BYTES,
     MAX_REDIRECTS,
     AddressRefused,
@@ -291,11 +293,49 @@ def test_what_is_no_web_server_is_told(answer: bytes) -> None:
         get(url)
 
 
+@contextmanager
+def refusing() -> Iterator[int]:
+    """Hold a port of this machine that nobody listens on; yields its number."""
+    with socket.socket() as held:
+        held.bind(("", 0))
+        yield held.getsockname()[1]
+
+
 def test_a_port_that_nobody_listens_on_is_told() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(NotFetched, match=f"^http://127.0.0.1:{port} cannot be connected to"):
+    with refusing() as port, pytest.raises(NotFetched, match=f"^http://127.0.0.1:{port} cannot be connected to"):
         get(f"http://127.0.0.1:{port}/")
+
+
+def test_of_a_name_with_many_addresses_only_some_are_tried(host: WebHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = [f"127.0.1.{n}" for n in range(MAX_ADDRESSES)]
+    naming(monkeypatch, [*refused[1:], "127.0.0.1"], [*refused, "127.0.0.1"])
+    assert get(f"http://shop.example:{host.port}/").text == "Hello"
+    with pytest.raises(NotFetched, match="cannot be connected to"):
+        get(f"http://shop.example:{host.port}/")
+    assert len(host.asked) == 1
+
+
+def test_every_address_of_a_name_is_looked_at_though_not_tried(host: WebHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    naming(monkeypatch, [*(f"8.8.8.{n}" for n in range(MAX_ADDRESSES)), "127.0.0.1"])
+    with pytest.raises(AddressRefused):
+        get(f"http://shop.example:{host.port}/", anywhere=False)
+
+
+def test_certificates_are_read_once_and_not_on_the_event_loop(host: WebHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: list[threading.Thread] = []
+
+    def read() -> ssl.SSLContext:
+        readers.append(threading.current_thread())
+        return ssl.create_default_context()
+
+    safe_fetch._certificates.cache_clear()
+    monkeypatch.setattr(httpx, "create_ssl_context", read)
+    host.answers["/there"] = Answer(status=302, headers=[("Location", "/")])
+    assert get(f"{host.url}/there").text == "Hello"
+    assert get(host.url).text == "Hello"
+    assert len(readers) == 1
+    assert readers[0] is not threading.main_thread()
+    safe_fetch._certificates.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["no.such.host.invalid", f"{'a' * 64}.example", "..", "a..b"])
@@ -316,8 +356,10 @@ def test_what_comes_compressed_though_unasked_is_unpacked(
 
 
 def test_a_bomb_is_unpacked_only_so_far(host: WebHost) -> None:
-    host.answers["/"] = Answer(gzip.compress(b"x" * 500_000_000, 1), [*HTML, ("Content-Encoding", "gzip")])
-    assert len(host.answers["/"].body) > MAX_BYTES  # so the beginning of it has to do
+    packer = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
+    bomb = b"".join(packer.compress(b"x" * 1_000_000) for _ in range(500)) + packer.flush()
+    assert len(bomb) > MAX_BYTES  # so the beginning of it has to do
+    host.answers["/"] = Answer(bomb, [*HTML, ("Content-Encoding", "gzip")])
     fetched = get(host.url)
     assert (len(fetched.body), fetched.is_cut) == (MAX_BYTES, True)
 
@@ -330,9 +372,12 @@ def test_what_cannot_be_unpacked_is_told(encoding: str, reason: str, host: WebHo
 
 
 @pytest.fixture
-def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+def trusted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have the certificate of page.test be good."""
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    safe_fetch._certificates.cache_clear()
+    yield
+    safe_fetch._certificates.cache_clear()
 
 
 def test_a_certificate_has_to_be_trusted(monkeypatch: pytest.MonkeyPatch) -> None:

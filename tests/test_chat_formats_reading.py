@@ -62,8 +62,8 @@ def test_lines_of_openai_are_read_one_by_one(file: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "file: expected conversations, found nothing"),
-        (b"\n \n", "file: expected conversations, found nothing"),
+        (b"", "line 1: expected conversations, found nothing"),
+        (b"\n \n", "line 1: expected conversations, found nothing"),
         (b"text", "document: expected JSON"),
         (b"[1]", "document: expected conversations of"),
         (b'[{"a": 1}]', "document: expected conversations of"),

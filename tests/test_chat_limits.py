@@ -49,6 +49,18 @@ def test_a_refusal_counts_for_nothing(clock: list[float]) -> None:
     limiter.take("messages", "ada", 1, 60)
 
 
+def test_a_check_refuses_as_a_call_would_and_counts_nothing(clock: list[float]) -> None:
+    limiter = RateLimiter()
+    for _ in range(3):
+        limiter.check("messages", "ada", 1, 60)
+    limiter.take("messages", "ada", 1, 60)
+    clock[0] += 10
+    with pytest.raises(LimitExceeded, match=r"^messages: at most 1 in 60 s\. Try again in 50 s\.$"):
+        limiter.check("messages", "ada", 1, 60)
+    clock[0] += 50
+    limiter.check("messages", "ada", 1, 60)
+
+
 def test_a_limit_that_was_lowered_holds_at_once(clock: list[float]) -> None:
     limiter = RateLimiter()
     for _ in range(5):

@@ -156,6 +156,18 @@ def test_why_a_model_is_not_there_is_told(host: ModelHost, shelf: Shelf, failure
     assert look(host) == ("failed", "small", None, reason)
 
 
+def test_where_a_model_is_on_this_machine_is_not_told(
+    host: ModelHost, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    path = "/home/ada/models/small.gguf"
+    shelf.failures[path] = CheckpointError(f"{path}: expected a GGUF file")
+    shelf.let(path)
+    host.load("~/models/small.gguf")
+    with pytest.raises(ModelNotReady, match=r"^small: expected a GGUF file$"):
+        host.wait()
+
+
 def test_a_model_that_fails_leaves_the_old_one_in_use(host: ModelHost, shelf: Shelf) -> None:
     shelf.failures["large"] = CheckpointError("large: no")
     for name in ("small", "large"):

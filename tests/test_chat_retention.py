@@ -16,6 +16,7 @@ from chat.sites import NewSite, SiteChange, Sites
 from chat.workspace import Workspace, open_workspace
 from storage.conversations import Visitor
 from storage.database import Database
+from storage.erasure import ErasureUnfinished, Receipt, Rule
 from storage.errors import ConversationNotFound, StorageError
 from storage.tables import Conversation, utc_now
 
@@ -82,6 +83,31 @@ def test_each_owners_conversations_are_erased_by_their_own_word(workspace: Works
     assert erase_old(workspace) == 1
     assert is_kept(workspace, hers, "eve")
     assert not is_kept(workspace, old, "eve")
+
+
+def test_an_erasure_that_fails_keeps_nobody_elses_from_being_made(
+    workspace: Workspace, sites: Sites, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = {}
+    for owner in ("ada", "ben", "eve"):
+        site = sites.create(owner, NewSite(name="Shop"))
+        old[owner] = say(workspace, site.id, days_ago=99, owner=owner)
+    erase = workspace.erasure.erase_expired
+
+    def fail_for_ada(owner_id: str, *rules: Rule) -> Receipt:
+        receipt = erase(owner_id, *rules)
+        if owner_id == "ada":
+            raise ErasureUnfinished(workspace.database.path)  # its rows are gone
+        return receipt
+
+    monkeypatch.setattr(workspace.erasure, "erase_expired", fail_for_ada)
+    told: list[str | None] = []
+    with workspace.bus.listening("ada", told.append):
+        assert erase_old(workspace) == 2
+    assert told == [old["ada"]]
+    assert not any(is_kept(workspace, chat, owner) for owner, chat in old.items())
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "what visitors of sites of ada have said could not be erased" in caplog.text
 
 
 def test_no_byte_of_it_is_left(workspace: Workspace, sites: Sites) -> None:

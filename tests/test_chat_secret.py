@@ -2,7 +2,9 @@
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from command_line import run_app
@@ -14,6 +16,30 @@ from chat.settings import SettingsError
 def test_it_is_made_once_and_kept(tmp_path: Path) -> None:
     secret = load_secret(tmp_path)
     assert len(secret) == SECRET_BYTES
+    assert load_secret(tmp_path) == secret
+    assert [path.name for path in tmp_path.iterdir()] == ["secret.key"]
+
+
+def test_those_who_start_at_once_have_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together, link = Barrier(2, timeout=20), os.link
+
+    def link_together(made: str, path: Path) -> None:
+        together.wait()
+        link(made, path)
+
+    monkeypatch.setattr(os, "link", link_together)
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(load_secret, (tmp_path, tmp_path))
+    assert first == second == load_secret(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["secret.key"]
+
+
+def test_it_is_made_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(made: Path, path: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    secret = load_secret(tmp_path)
     assert load_secret(tmp_path) == secret
     assert [path.name for path in tmp_path.iterdir()] == ["secret.key"]
 
@@ -31,7 +57,7 @@ def test_nobody_else_can_read_it(tmp_path: Path) -> None:
 
 
 def test_what_a_crash_left_half_written_is_none(tmp_path: Path) -> None:
-    (tmp_path / "secret.new").write_bytes(b"half")
+    (tmp_path / ".secret-x").write_bytes(b"half")
     assert len(load_secret(tmp_path)) == SECRET_BYTES
 
 

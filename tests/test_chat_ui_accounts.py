@@ -149,6 +149,8 @@ def test_an_account_is_added_changed_and_removed(open_as: Callable[..., Page]) -
     expect(card).to_have_count(0)
     own = part.locator(".parley-card", has_text="ada")
     expect(own.get_by_role("button", name="Remove")).to_have_count(0)
+    expect(own).not_to_contain_text("New password")  # which asks for the old one in the part on the account
+    expect(part.locator(".parley-card", has_text="bob")).to_contain_text("New password")
 
 
 def test_the_last_administrator_stays_one_and_the_page_says_so(open_as: Callable[..., Page]) -> None:

@@ -5,6 +5,7 @@ Every test ends by checking that the page asked no other host for anything and l
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import httpx
 import pytest
 from conftest import Server
 from page_driver import BOX, REPLY, Tabs, open_panel, row
-from playwright.sync_api import Frame, Locator, Page, expect
+from playwright.sync_api import Frame, FrameLocator, Locator, Page, expect
 from web_host import Answer, WebHost, serve_web
 
 pytestmark = pytest.mark.browser
@@ -68,10 +69,30 @@ def preview(page: Page) -> Frame:
     return found[-1] if found else page.wait_for_event("framenavigated", predicate=is_widget)
 
 
+def host(page: Page) -> FrameLocator:
+    """Return the page in which the preview has the chat."""
+    return page.frame_locator(".parley-preview")
+
+
+@contextmanager
+def anew(page: Page) -> Iterator[None]:
+    """Wait for the preview to be there anew after what is done."""
+    preview(page)
+    with page.expect_event("framenavigated", predicate=is_widget):
+        yield
+
+
 def save(page: Page) -> None:
     """Save the settings, and wait for the preview to be there anew."""
-    with page.expect_event("framenavigated", predicate=is_widget):
+    with anew(page):
         panel(page).get_by_role("button", name="Save").click()
+
+
+def show_chat(page: Page) -> Frame:
+    """Have the preview show the chat from the beginning, and return its frame."""
+    with anew(page):
+        panel(page).get_by_label("Open at once").check()
+    return preview(page)
 
 
 def unfold(page: Page, part: str) -> None:
@@ -85,7 +106,7 @@ def stored(server: Server, site: dict[str, Any]) -> dict[str, Any]:
 
 def ask_for(page: Page, thing: str) -> None:
     """Write to the site as its visitor does, and wait for the list to have it."""
-    box = preview(page).get_by_role("textbox")
+    box = show_chat(page).get_by_role("textbox")
     box.fill(f"Is there a {thing}?")
     box.press("Enter")
     expect(row(page, thing)).to_be_visible()
@@ -113,7 +134,32 @@ def test_what_is_no_origin_is_refused_and_the_page_says_why(page: Page, tabs: Ta
     unfold(page, "Settings of the site")
     panel(page).get_by_label("Pages that may show it").fill("shop.example")
     panel(page).get_by_role("button", name="Save").click()
-    expect(panel(page).get_by_role("alert")).to_contain_text("origins")
+    alert = panel(page).get_by_role("alert")
+    expect(alert).to_have_text(
+        "Pages that may show it: expected scheme and host as in https://shop.example, got 'shop.example'"
+    )
+    tabs.forget_errors()
+
+
+def test_a_refusal_is_taken_away_when_the_browser_stops_the_next_try(page: Page, tabs: Tabs) -> None:
+    unfold(page, "Settings of the site")
+    panel(page).get_by_label("Pages that may show it").fill("shop.example")
+    panel(page).get_by_role("button", name="Save").click()
+    expect(panel(page).get_by_role("alert")).to_be_visible()
+    panel(page).get_by_label("Name").fill("")
+    panel(page).get_by_role("button", name="Save").click()
+    expect(panel(page).get_by_role("alert")).to_have_count(0)
+    tabs.forget_errors()
+
+
+def test_a_new_sites_refusal_names_the_field_as_the_form_does(tabs: Tabs, server: Server) -> None:
+    page = tabs.open(server.url)
+    open_panel(page, "Sites")
+    panel(page).get_by_role("button", name="New site").click()
+    panel(page).get_by_label("Name").fill("Blog")
+    panel(page).get_by_label("Pages that may show it").fill("https://blog.example\nnull")
+    panel(page).get_by_role("button", name="Create site").click()
+    expect(panel(page).get_by_role("alert")).to_contain_text(re.compile("^Pages that may show it: .*got 'null'$"))
     tabs.forget_errors()
 
 
@@ -125,10 +171,10 @@ def test_the_snippet_is_what_puts_the_chat_on_a_page(
     expect(snippet).to_have_text(plain)
     panel(page).get_by_label("Open at once").check()
     expect(snippet).to_have_text(plain.replace(" defer", " data-open defer"))
-    host = tabs.context.new_page()
+    visitor = tabs.context.new_page()
     shop.answers["/"] = Answer(f"<!doctype html>{ICON}{snippet.inner_text()}")
-    host.goto(shop.url)
-    expect(preview(host).get_by_text("Welcome to the shop!")).to_be_visible()
+    visitor.goto(shop.url)
+    expect(preview(visitor).get_by_text("Welcome to the shop!")).to_be_visible()
     page.bring_to_front()
     panel(page).get_by_label("In the page, instead of a button").check()
     panel(page).get_by_label("Which element").fill('[id="a&b"]')
@@ -138,21 +184,83 @@ def test_the_snippet_is_what_puts_the_chat_on_a_page(
 def test_the_preview_is_the_chat_itself_and_follows_the_settings(
     page: Page, server: Server, site: dict[str, Any]
 ) -> None:
-    expect(preview(page).get_by_text("Welcome to the shop!")).to_be_visible()
+    expect(show_chat(page).get_by_text("Welcome to the shop!")).to_be_visible()
     unfold(page, "Settings of the site")
     panel(page).get_by_label("Greeting").fill("Good morning!")
     panel(page).get_by_label("Colours").select_option("Dark")
     panel(page).get_by_label("Tokens a day").fill("")
     save(page)
     expect(preview(page).get_by_text("Good morning!")).to_be_visible()
-    expect(page.locator("parley-widget")).to_have_count(1)
+    expect(host(page).locator("parley-widget")).to_have_count(1)
     kept = stored(server, site)
     assert kept["appearance"] == site["appearance"] | {"greeting": "Good morning!", "theme": "dark"}
     assert (kept["tokens_per_day"], kept["messages_per_visitor"]) == (None, 20)
     panel(page).get_by_label("On", exact=True).uncheck()
     panel(page).get_by_role("button", name="Save").click()
     expect(panel(page)).to_contain_text("The site is off: nobody sees the chat.")
-    expect(page.locator("parley-widget")).to_have_count(0)
+    expect(host(page).locator("parley-widget")).to_have_count(0)
+
+
+def test_the_preview_shows_looks_before_they_are_saved(page: Page, server: Server, site: dict[str, Any]) -> None:
+    show_chat(page)
+    unfold(page, "Settings of the site")
+    field = panel(page).get_by_label
+    with anew(page):
+        field("Title").fill("Ask us")
+    expect(preview(page).get_by_text("Ask us")).to_be_visible()
+    with anew(page):
+        field("Greeting").fill('Any "questions"?\n<b>Ask!</b>')
+        field("Language").select_option("German")
+        field("Colours").select_option("Dark")
+        field("Corner").select_option("Left")
+        field("Accent").fill("#a21caf")
+    root = preview(page).locator("html")
+    expect(root).to_have_attribute("lang", "de")
+    expect(root).to_have_attribute("data-theme", "dark")
+    expect(root).to_have_attribute("style", re.compile("--accent: ?#a21caf"))
+    expect(preview(page).get_by_text('Any "questions"? <b>Ask!</b>')).to_be_visible()
+    expect(host(page).locator("parley-widget")).to_have_class("left open")
+    assert stored(server, site) == site
+
+
+def test_the_preview_shows_what_the_snippet_says(page: Page) -> None:
+    widget = host(page).locator("parley-widget")
+    expect(widget).to_have_class(re.compile("^right *$"))
+    panel(page).get_by_label("Open at once").check()
+    expect(widget).to_have_class("right open")
+    panel(page).get_by_label("In the page, instead of a button").check()
+    expect(widget).to_have_class("inline")
+    expect(preview(page).get_by_text("Welcome to the shop!")).to_be_visible()
+
+
+def test_a_chat_that_was_opened_in_the_preview_stays_open(page: Page) -> None:
+    widget = host(page).locator("parley-widget")
+    expect(widget).to_have_class(re.compile("right"))
+    widget.evaluate("() => Parley.open()")
+    expect(widget).to_have_class("right open")
+    unfold(page, "Settings of the site")
+    with anew(page):
+        panel(page).get_by_label("Corner").select_option("Left")
+    expect(widget).to_have_class("left open")
+
+
+def test_the_preview_waits_until_nobody_types(page: Page) -> None:
+    preview(page)
+    unfold(page, "Settings of the site")
+    loaded: list[str] = []
+    page.on("framenavigated", lambda frame: loaded.append(frame.url) if is_widget(frame) else None)
+    with anew(page):
+        panel(page).get_by_label("Title").evaluate(
+            """async (title) => {
+              for (const letter of 'Ask us anything') {
+                title.value += letter;
+                title.dispatchEvent(new Event('input', { bubbles: true }));
+                await new Promise((resolve) => { setTimeout(resolve, 50); });
+              }
+            }"""
+        )
+    expect(host(page).locator("script")).to_have_attribute("data-title", "HelpAsk us anything")
+    assert len(loaded) == 1
 
 
 def test_a_preset_tells_the_model_what_the_site_is_for(page: Page, server: Server, site: dict[str, Any]) -> None:
@@ -228,11 +336,11 @@ def test_a_key_is_replaced_once_the_question_is_answered(page: Page, server: Ser
     expect(question).to_have_count(0)
     assert stored(server, site)["key"] == site["key"]
     panel(page).get_by_role("button", name="New key").click()
-    with page.expect_event("framenavigated", predicate=is_widget):
+    with anew(page):
         question.get_by_role("button", name="New key").click()
     expect(snippet).not_to_contain_text(site["key"])
     expect(snippet).to_contain_text(stored(server, site)["key"])
-    expect(preview(page).get_by_text("Welcome to the shop!")).to_be_visible()
+    expect(show_chat(page).get_by_text("Welcome to the shop!")).to_be_visible()
 
 
 def test_a_site_is_deleted_and_its_conversations_stay(page: Page, server: Server, site: dict[str, Any]) -> None:
@@ -243,4 +351,4 @@ def test_a_site_is_deleted_and_its_conversations_stay(page: Page, server: Server
     expect(panel(page).get_by_role("button", name="The shop")).to_have_count(0)
     assert httpx.get(f"{server.url}/api/sites/{site['id']}").status_code == 404
     expect(row(page, "kettle").locator(".parley-row-visitor")).to_have_text("Visitor")
-    expect(page.locator("parley-widget")).to_have_count(0)
+    expect(page.locator(".parley-preview")).to_have_count(0)

@@ -12,7 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import Server
 from measure_widget import LOADER, files_of_frame
-from playwright.sync_api import Browser, Error, expect
+from playwright.sync_api import Browser, Error, Route, expect
 from widget_host import Visit, Website, WidgetServer, Window, eventually, serve_widget
 
 from chat import visitors
@@ -84,7 +84,7 @@ def test_the_enter_key_sends_and_with_shift_it_breaks_the_line(visit: Visit, ser
     expect(visit.box).to_have_value("One\ntwo")
     visit.box.press("Enter")
     server.reply("Yes.")
-    visit.expect_texts("One\ntwo", "Yes.")
+    visit.expect_replied("One\ntwo", "Yes.")
     expect(visit.box).to_have_value("")
 
 
@@ -99,7 +99,7 @@ def test_nothing_is_asked_of_the_api_until_something_is_wanted(visit: Visit, win
 def test_a_reload_keeps_the_conversation(visit: Visit, server: WidgetServer) -> None:
     visit.open().send("Hello?")
     server.reply("Hi.")
-    visit.expect_texts("Hello?", "Hi.")
+    visit.expect_replied("Hello?", "Hi.")
     visit.page.reload()
     visit.open().expect_texts("Hello?", "Hi.")
 
@@ -111,18 +111,61 @@ def test_a_reload_goes_on_with_the_reply_that_is_being_written(visit: Visit, ser
     visit.page.reload()
     visit.open().expect_texts("A story", "Once upon")
     server.reply(" a time 🐉")
-    visit.expect_texts("A story", "Once upon a time 🐉")
+    visit.expect_replied("A story", "Once upon a time 🐉")
+
+
+def test_many_replies_in_one_view_leave_no_stream_open(visit: Visit, server: WidgetServer) -> None:
+    visit.open()
+    texts: list[str] = []
+    for text in ("One", "Two", "Three", "Four", "Five", "Six"):
+        visit.send(text)
+        server.reply(f"{text}!")
+        texts += [text, f"{text}!"]
+        visit.expect_replied(*texts)
+    eventually(server.is_idle)
+
+
+def test_a_message_on_its_way_as_a_new_chat_begins_does_not_free_the_next(visit: Visit, window: Window) -> None:
+    held: list[Route] = []
+    window.context.route("**/widget/api/messages", lambda route: held.append(route))
+    visit.open().send("Left behind")
+    visit.tool("New chat").click()
+    visit.expect_texts()
+    visit.send("In the new chat")
+    eventually(lambda: visit.page.wait_for_timeout(20) or len(held) == 2)
+    with visit.page.expect_response("**/widget/api/messages"):
+        held[0].continue_()
+    visit.box.fill("Too early")
+    expect(visit.tool("Stop")).to_be_visible()
+    expect(visit.tool("Send")).to_be_hidden()
+
+
+def test_a_reply_that_had_ended_when_its_message_was_sent_again_is_no_hindrance(
+    visit: Visit, window: Window, server: WidgetServer
+) -> None:
+    def lose_answer(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    window.context.route("**/widget/api/messages", lose_answer, times=1)
+    visit.open()
+    visit.box.fill("Hello?")
+    visit.box.press("Enter")
+    expect(visit.tool("Try again")).to_be_visible()
+    server.reply("Hi.")
+    visit.tool("Try again").click()
+    visit.expect_replied("Hello?", "Hi.")
 
 
 def test_a_new_chat_begins_and_the_earlier_one_is_found_again(visit: Visit, server: WidgetServer) -> None:
     visit.open().send("First question")
     server.reply("First answer")
-    visit.expect_texts("First question", "First answer")
+    visit.expect_replied("First question", "First answer")
     visit.tool("New chat").click()
     visit.expect_texts()
     visit.send("Second question")
     server.reply("Second answer")
-    visit.expect_texts("Second question", "Second answer")
+    visit.expect_replied("Second question", "Second answer")
     visit.tool("Earlier chats").click()
     rows = visit.chat.get_by_role("navigation").get_by_role("button")
     expect(rows).to_have_count(2)
@@ -165,7 +208,7 @@ def test_a_rating_is_kept_and_taken_back(visit: Visit, server: WidgetServer) -> 
 def test_a_chat_is_saved_as_a_file(visit: Visit, server: WidgetServer, item: str, name: str) -> None:
     visit.open().send("When do you open?")
     server.reply("At nine.")
-    visit.expect_texts("When do you open?", "At nine.")
+    visit.expect_replied("When do you open?", "At nine.")
     visit.tool("Save this chat").click()
     with visit.page.expect_download() as download:
         visit.tool(item).click()
@@ -186,7 +229,7 @@ def test_a_lost_connection_is_told_and_the_reply_is_whole_in_the_end(visit: Visi
     visit.expect_texts("A story", "Once upon 🐉 a")
     expect(visit.chat.locator(".lost")).to_be_empty()
     server.reply(" time")
-    visit.expect_texts("A story", "Once upon 🐉 a time")
+    visit.expect_replied("A story", "Once upon 🐉 a time")
 
 
 def test_a_message_that_could_not_be_sent_is_sent_again_and_only_once(visit: Visit, server: WidgetServer) -> None:
@@ -199,7 +242,7 @@ def test_a_message_that_could_not_be_sent_is_sent_again_and_only_once(visit: Vis
     server.come_back()
     visit.tool("Try again").click()
     server.reply("Hi.")
-    visit.expect_texts("Hello?", "Hi.")
+    visit.expect_replied("Hello?", "Hi.")
     expect(visit.chat.get_by_role("alert")).to_be_empty()
 
 
@@ -210,7 +253,7 @@ def test_a_visitor_who_asks_too_much_is_told_when_to_come_back(
     visit = window.open(website.show(tag(server, site))).open()
     visit.send("One")
     server.reply("1")
-    visit.expect_texts("One", "1")
+    visit.expect_replied("One", "1")
     visit.box.fill("Two")
     visit.box.press("Enter")
     expect(visit.chat.get_by_role("alert")).to_have_text("That was a lot. Please try again in 10 minutes.")
@@ -228,7 +271,7 @@ def test_a_site_that_is_switched_off_meanwhile_says_so(visit: Visit, server: Wid
 def test_a_conversation_that_is_gone_leads_to_a_new_one(visit: Visit, server: WidgetServer) -> None:
     visit.open().send("Hello?")
     server.reply("Hi.")
-    visit.expect_texts("Hello?", "Hi.")
+    visit.expect_replied("Hello?", "Hi.")
     [newest] = server.workspace.conversations.recent("local", limit=1)
     server.workspace.erasure.erase("local", [newest.id])
     visit.box.fill("Still there?")
@@ -241,13 +284,13 @@ def test_a_conversation_that_is_gone_leads_to_a_new_one(visit: Visit, server: Wi
 def test_a_conversation_that_was_erased_meanwhile_is_not_missed(visit: Visit, server: WidgetServer) -> None:
     visit.open().send("Hello?")
     server.reply("Hi.")
-    visit.expect_texts("Hello?", "Hi.")
+    visit.expect_replied("Hello?", "Hi.")
     [newest] = server.workspace.conversations.recent("local", limit=1)
     server.workspace.erasure.erase("local", [newest.id])
     visit.page.reload()
     visit.open().send("Again?")
     server.reply("Yes.")
-    visit.expect_texts("Again?", "Yes.")
+    visit.expect_replied("Again?", "Yes.")
 
 
 def test_the_number_of_characters_left_is_shown_near_the_end(visit: Visit) -> None:
@@ -337,7 +380,7 @@ def test_it_stands_in_the_page_where_that_says(
     visit = window.open(website.show(place + tag(server, site, 'data-target="#here"')))
     visit.send("Hello?")
     server.reply("Hi.")
-    visit.expect_texts("Hello?", "Hi.")
+    visit.expect_replied("Hello?", "Hi.")
     expect(visit.button).to_be_hidden()
     expect(visit.tool("Close the chat")).to_have_count(0)
     visit.page.keyboard.press("Escape")
@@ -362,7 +405,7 @@ def test_the_page_drives_the_chat_and_hears_of_it(
     calls = "addEventListener('DOMContentLoaded', () => { Parley.open(); Parley.send('From the page'); });"
     visit = window.open(website.show(f"<script>{EVENTS}{calls}</script>{tag(server, site)}"))
     server.reply("To the page")
-    visit.expect_texts("From the page", "To the page")
+    visit.expect_replied("From the page", "To the page")
     visit.page.wait_for_function("told.length === 4")
     visit.call("Parley.close()")
     expect(visit.frame).to_be_hidden()
@@ -392,7 +435,7 @@ def test_events_do_not_tell_the_page_what_was_said(visit: Visit, server: WidgetS
     visit.call("window.details = []; addEventListener('parley:message', ({ detail }) => details.push(detail));")
     visit.open().send("A secret question")
     server.reply("A secret answer")
-    visit.expect_texts("A secret question", "A secret answer")
+    visit.expect_replied("A secret question", "A secret answer")
     visit.page.wait_for_function("details.length === 2")
     assert "secret" not in str(visit.call("JSON.stringify(details)"))
 
@@ -422,6 +465,28 @@ def test_a_second_script_tag_does_nothing(window: Window, website: Website, serv
     assert "warning: Parley: a second script tag does nothing." in window.log
 
 
+def test_an_element_of_the_same_name_is_no_second_script_tag(
+    window: Window, website: Website, server: WidgetServer, site: Site
+) -> None:
+    visit = window.open(website.show(f'<p id="Parley">About</p>{tag(server, site)}'))
+    visit.open()
+    visit.call("Parley.close()")
+    expect(visit.frame).to_be_hidden()
+
+
+def test_a_call_that_fails_does_not_stop_those_after_it(
+    window: Window, website: Website, server: WidgetServer, site: Site
+) -> None:
+    calls = "Parley.setUser(Symbol()); Parley.setUser('ada', null); Parley.open();"
+    script = f"<script>addEventListener('DOMContentLoaded', () => {{ {calls} }});</script>"
+    visit = window.open(website.show(script + tag(server, site)))
+    expect(visit.chat.get_by_role("alert")).to_have_text("It could not be confirmed who you are.")
+    expect(visit.frame).to_be_visible()
+    [line] = window.errors()
+    assert "Symbol() could not be cloned" in line
+    window.log.clear()
+
+
 def test_a_user_whom_the_page_vouches_for_is_the_same_everywhere(
     browser: Browser, window: Window, website: Website, server: WidgetServer, site: Site
 ) -> None:
@@ -430,7 +495,7 @@ def test_a_user_whom_the_page_vouches_for_is_the_same_everywhere(
     visit.call(vouch)
     visit.open().send("It is me")
     server.reply("Hello Ada")
-    visit.expect_texts("It is me", "Hello Ada")
+    visit.expect_replied("It is me", "Hello Ada")
     other = Window(browser)
     elsewhere = other.open(visit.page.url).open()
     with elsewhere.page.expect_response("**/widget/api/session"):
@@ -441,6 +506,12 @@ def test_a_user_whom_the_page_vouches_for_is_the_same_everywhere(
     other.close()
     visit.page.reload()  # the page vouches for nobody now
     visit.open().expect_texts()
+
+
+def test_what_the_page_sends_for_a_user_comes_after_their_chat(visit: Visit, server: WidgetServer, site: Site) -> None:
+    visit.call(f"Parley.setUser('ada', {{hash: '{server.identity(site, 'ada')}'}}); Parley.send('It is me')")
+    server.reply("Hello Ada")
+    visit.open().expect_replied("It is me", "Hello Ada")
 
 
 def test_a_wrong_hash_is_an_error_and_nobody_chats(visit: Visit, server: WidgetServer) -> None:
@@ -470,7 +541,7 @@ def test_the_keyboard_alone_is_enough(visit: Visit, server: WidgetServer) -> Non
     visit.page.keyboard.type("Hello?")
     press("Enter")
     server.reply("Hi.")
-    visit.expect_texts("Hello?", "Hi.")
+    visit.expect_replied("Hello?", "Hi.")
     expect(visit.box).to_be_focused()
     press("Shift+Tab")
     press("Shift+Tab")
@@ -503,6 +574,8 @@ def test_a_reply_that_came_while_it_was_closed_is_marked(visit: Visit, server: W
     server.say("Hi")
     visit.expect_texts("Hello?", "Hi")
     visit.call("Parley.close()")
+    server.say(" there")
+    visit.expect_texts("Hello?", "Hi there")  # by then the chat has heard that it is closed
     server.engine.end()
     expect(visit.button).to_have_attribute("aria-label", "Open the chat: there is a new reply")
     visit.open()
@@ -536,6 +609,7 @@ def test_it_is_accessible_to_all(
 def test_it_fills_a_small_screen(browser: Browser, website: Website, server: WidgetServer, site: Site) -> None:
     window = Window(browser, (360, 740), has_touch=True, is_mobile=True)
     visit = window.open(website.show(tag(server, site))).open()
+    visit.frame.evaluate("(frame) => Promise.all(frame.getAnimations().map(({ finished }) => finished))")
     assert visit.frame.bounding_box() == {"x": 0, "y": 0, "width": 360, "height": 740}
     expect(visit.button).to_be_hidden()
     visit.send("Hello?")
@@ -558,6 +632,48 @@ def test_a_page_from_right_to_left_has_it_mirrored(
     assert box["x"] < 50
     assert header["x"] > box["x"] + 150
     expect(visit.chat.locator("html")).to_have_attribute("dir", "rtl")
+
+
+@pytest.mark.parametrize(
+    ("options", "side"), [("", "left"), ('data-position="left"', "left"), ('data-position="right"', "right")]
+)
+def test_left_is_left_on_a_page_from_right_to_left_too(
+    window: Window, website: Website, server: WidgetServer, site: Site, options: str, side: str
+) -> None:
+    visit = window.open(website.show(tag(server, site, options), html='dir="rtl"')).open()
+    for place in (visit.button, visit.frame):
+        box = place.bounding_box()
+        assert box
+        assert ("left" if box["x"] < 300 else "right") == side
+
+
+def test_words_from_left_to_right_begin_where_a_page_from_right_to_left_does(
+    window: Window, website: Website, server: WidgetServer, site: Site
+) -> None:
+    visit = window.open(website.show(tag(server, site, 'data-title="Questions"'), html='dir="rtl"')).open()
+    expect(visit.chat.locator("h1")).to_have_css("text-align", "right")
+    expect(visit.box).to_have_css("text-align", "right")
+    visit.box.fill("What is written is by its own script")
+    expect(visit.box).to_have_css("text-align", "start")
+
+
+def test_the_messages_have_a_frame_only_if_somebody_came_to_them_by_keyboard(
+    browser: Browser, website: Website, server: WidgetServer, site: Site
+) -> None:
+    window = Window(browser, (360, 740), has_touch=True, is_mobile=True)
+    visit = window.open(website.show(tag(server, site))).open()
+    expect(visit.chat.locator(":focus")).to_have_css("outline-style", "none")
+    visit.page.keyboard.press("Shift+Tab")
+    expect(visit.chat.locator(".log")).to_be_focused()
+    expect(visit.chat.locator(".log")).to_have_css("outline-style", "solid")
+    window.close()
+
+
+def test_a_list_has_discs_and_one_within_it_circles(visit: Visit, server: WidgetServer) -> None:
+    visit.open().send("Hello?")
+    server.reply("- tea\n  - green")
+    expect(visit.texts.locator("ul").first).to_have_css("list-style-type", "disc")
+    expect(visit.texts.locator("ul ul")).to_have_css("list-style-type", "circle")
 
 
 def test_nothing_moves_for_those_who_want_that(
@@ -588,7 +704,7 @@ def test_a_strict_policy_of_the_page_is_enough(
     expect(visit.button).to_have_css("position", "fixed")
     visit.send("Hello?")
     server.reply("Hi.")
-    visit.expect_texts("Hello?", "Hi.")
+    visit.expect_replied("Hello?", "Hi.")
 
 
 def expect_reason(visit: Visit, window: Window, reason: str) -> None:
@@ -639,6 +755,15 @@ def test_a_target_that_is_not_there_is_told(window: Window, website: Website, se
     expect_reason(visit, window, 'Nothing matches data-target="#nowhere"')
 
 
+@pytest.mark.parametrize("target", ["", "##", "1"])
+def test_a_target_that_is_no_selector_is_told(
+    window: Window, website: Website, server: WidgetServer, site: Site, target: str
+) -> None:
+    visit = window.open(website.show(f"<script>{EVENTS}</script>" + tag(server, site, f'data-target="{target}"')))
+    expect_reason(visit, window, f'Nothing matches data-target="{target}"')
+    assert visit.call("told") == [["error", "no_target"]]
+
+
 def test_a_server_that_does_not_answer_is_told(
     window: Window, website: Website, server: WidgetServer, site: Site
 ) -> None:
@@ -653,11 +778,12 @@ def test_where_storage_is_forbidden_it_chats_all_the_same(window: Window, server
     visit = window.open(stranger.show(tag(server, site))).open()
     with pytest.raises(Error, match="Access is denied"):
         visit.page.frames[1].evaluate("localStorage")
-    for text in ("One", "Two"):
-        visit.send(text)
-        server.reply(f"{text}!")
-        expect(visit.texts.last).to_have_text(f"{text}!")
-    visit.expect_texts("One", "One!", "Two", "Two!")
+    visit.send("One")
+    server.reply("One!")
+    visit.expect_replied("One", "One!")
+    visit.send("Two")
+    server.reply("Two!")
+    visit.expect_replied("One", "One!", "Two", "Two!")
     stranger.close()
 
 
@@ -667,7 +793,7 @@ def test_two_sites_of_one_server_know_nothing_of_each_other(
     visit = window.open(website.show(tag(server, site))).open()
     visit.send("On the first site")
     server.reply("Hi.")
-    visit.expect_texts("On the first site", "Hi.")
+    visit.expect_replied("On the first site", "Hi.")
     other = window.open(website.show(tag(server, server.site(website.origin)), path="/other")).open()
     other.expect_texts()
     other.tool("Earlier chats").click()
@@ -677,12 +803,12 @@ def test_two_sites_of_one_server_know_nothing_of_each_other(
 def test_two_tabs_chat_side_by_side(visit: Visit, window: Window, server: WidgetServer) -> None:
     visit.open().send("In the first tab")
     server.reply("One.")
-    visit.expect_texts("In the first tab", "One.")
+    visit.expect_replied("In the first tab", "One.")
     other = window.open(visit.page.url).open()
     other.expect_texts("In the first tab", "One.")
     other.send("In the second")
     server.reply("Two.")
-    other.expect_texts("In the first tab", "One.", "In the second", "Two.")
+    other.expect_replied("In the first tab", "One.", "In the second", "Two.")
     visit.page.bring_to_front()
     visit.call("Parley.close(); Parley.open()")
     visit.expect_texts("In the first tab", "One.", "In the second", "Two.")
@@ -777,7 +903,7 @@ def test_messages_of_other_windows_do_nothing(
     assert server.engine.generations == []
     visit.send("Hello?")
     server.reply("Hi.")
-    visit.expect_texts("Hello?", "Hi.")
+    visit.expect_replied("Hello?", "Hi.")
     stranger.close()
 
 
@@ -804,7 +930,7 @@ def test_a_page_that_changes_what_all_objects_have_does_not_break_it(
     visit = window.open(website.show(f"<script>{changes}</script>{tag(server, site)}")).open()
     visit.send("Hello?")
     server.reply("Hi.")
-    visit.expect_texts("Hello?", "Hi.")
+    visit.expect_replied("Hello?", "Hi.")
 
 
 def test_the_page_cannot_look_into_the_widget(

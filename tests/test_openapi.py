@@ -84,6 +84,28 @@ def test_every_field_has_an_example_or_says_itself_what_it_may_be(described: Des
     assert mute == []
 
 
+def has_example(rule: dict[str, Any], schemas: dict[str, Any]) -> bool:
+    """Tell whether a schema, or one that it is made of, has an example; none of them holds itself."""
+    if "$ref" in rule:
+        return has_example(schemas[rule["$ref"].rpartition("/")[2]], schemas)
+    parts = [*rule.get("properties", {}).values(), *rule.get("anyOf", []), *rule.get("oneOf", [])]
+    parts += [rule["items"]] if "items" in rule else []
+    return "examples" in rule or any(has_example(part, schemas) for part in parts)
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_every_body_and_every_answer_in_json_has_an_example(described: Described, api: str) -> None:
+    schemas = described.specs[api]["components"]["schemas"]
+    bare = []
+    for name, operation in described.operations(api):
+        answers = {status: answer for status, answer in operation["responses"].items() if status.startswith("2")}
+        for place, given in {"body": operation.get("requestBody", {}), **answers}.items():
+            shown = given.get("content", {}).get("application/json", {}).get("schema")
+            if shown and not has_example(shown, schemas):
+                bare.append(f"{name} {place}")
+    assert bare == []
+
+
 def schemathesis(described: Described, api: str, folder: Path, *flags: str, token: str | None = None) -> str:
     """Have schemathesis call what a description describes; returns what it says if something is wrong."""
     token = token or (described.visitor if api == "/widget/api" else described.key)

@@ -8,7 +8,15 @@ import pytest
 from conftest import ask
 from sqlalchemy import func, select
 
-from storage.accounts import AccountStore, Holdings, KeyNotFound, LastAdmin, NameTaken, UserNotFound
+from storage.accounts import (
+    AccountStore,
+    Holdings,
+    KeyNotFound,
+    LastAdmin,
+    NameTaken,
+    TooManyKeys,
+    UserNotFound,
+)
 from storage.archive import ArchiveStore
 from storage.conversations import ConversationStore
 from storage.database import Database
@@ -62,7 +70,7 @@ def test_only_the_first_account_is_an_administrator_unasked(accounts: AccountSto
 
 def test_accounts_and_keys_are_there_after_a_restart(accounts: AccountStore, database: Database) -> None:
     add(accounts, "ada", "ben")
-    accounts.add_key("local", "notebook", ["read"], prefix="parley_abcde", digest="d")
+    accounts.add_key("local", "notebook", ["read"], prefix="parley_abcde", digest="d", limit=9)
     database.close()
     again = AccountStore(Database(database.path))
     assert [user.name for user in again.all()] == ["ada", "ben"]
@@ -90,11 +98,21 @@ def test_the_last_administrator_stays_one_and_nothing_else_changes(accounts: Acc
 
 def test_another_password_ends_sessions_and_another_hash_of_it_does_not(accounts: AccountStore) -> None:
     [ada] = add(accounts, "ada")
-    accounts.rehash(ada.id, "stronger")
+    accounts.rehash(ada.id, "hash of ada", "stronger")
     assert (accounts.get(ada.id).password_hash, accounts.get(ada.id).session_epoch) == ("stronger", 0)
     accounts.change(ada.id, password_hash="other")
     accounts.end_sessions(ada.id)
     assert accounts.get(ada.id).session_epoch == 2
+
+
+def test_another_hash_of_a_password_does_not_bring_it_back(accounts: AccountStore) -> None:
+    _, ben = add(accounts, "ada", "ben")
+    accounts.change(ben.id, password_hash="other")
+    accounts.rehash(ben.id, "hash of ben", "stronger")
+    assert accounts.get(ben.id).password_hash == "other"
+    accounts.lock_out(ben.id)
+    accounts.rehash(ben.id, "other", "stronger")
+    assert accounts.get(ben.id).password_hash == ""
 
 
 def test_an_ended_session_is_remembered_until_its_token_is_worth_nothing(accounts: AccountStore) -> None:
@@ -109,7 +127,7 @@ def test_an_ended_session_is_remembered_until_its_token_is_worth_nothing(account
 def test_another_password_revokes_keys_unless_they_are_to_be_kept(accounts: AccountStore) -> None:
     ada, ben = add(accounts, "ada", "ben")
     for user in (ada, ben):
-        accounts.add_key(user.id, "notebook", ["read"], prefix="parley_", digest=user.name)
+        accounts.add_key(user.id, "notebook", ["read"], prefix="parley_", digest=user.name, limit=9)
     accounts.change(ben.id, is_admin=True)
     accounts.change(ben.id, password_hash="other", keep_keys=True)
     assert accounts.find_key("ben")
@@ -122,7 +140,7 @@ def test_who_is_locked_out_has_no_session_password_key_or_open_site(accounts: Ac
     ada, ben = add(accounts, "ada", "ben")
     sites = SiteStore(database)
     for user in (ada, ben):
-        accounts.add_key(user.id, "notebook", ["read"], prefix="parley_", digest=user.name)
+        accounts.add_key(user.id, "notebook", ["read"], prefix="parley_", digest=user.name, limit=9)
         add_site(database, user.id)
     accounts.lock_out(ben.id)
     user = accounts.get(ben.id)
@@ -134,6 +152,15 @@ def test_who_is_locked_out_has_no_session_password_key_or_open_site(accounts: Ac
     assert accounts.find_key("ada")
 
 
+def test_who_is_locked_out_administers_nothing_and_is_no_other_administrator(accounts: AccountStore) -> None:
+    ada, ben = add(accounts, "ada", "ben")
+    accounts.change(ben.id, is_admin=True)
+    accounts.lock_out(ben.id)
+    assert not accounts.get(ben.id).is_admin
+    with pytest.raises(LastAdmin):
+        accounts.change(ada.id, is_admin=False)
+
+
 def test_an_unknown_account_is_not_found(accounts: AccountStore) -> None:
     with pytest.raises(UserNotFound, match="There is no account 'nobody'"):
         accounts.get("nobody")
@@ -142,7 +169,7 @@ def test_an_unknown_account_is_not_found(accounts: AccountStore) -> None:
 
 
 def test_a_revoked_key_is_neither_listed_nor_found(accounts: AccountStore) -> None:
-    key = accounts.add_key("local", "notebook", ["read"], prefix="parley_abcde", digest="d")
+    key = accounts.add_key("local", "notebook", ["read"], prefix="parley_abcde", digest="d", limit=9)
     found = accounts.find_key("d")
     assert found
     assert (found[0].id, found[1]) == (key.id, None)  # there is no account yet
@@ -152,8 +179,20 @@ def test_a_revoked_key_is_neither_listed_nor_found(accounts: AccountStore) -> No
         accounts.revoke_key(key.id, "local")
 
 
+def test_an_owner_has_no_more_keys_than_one_may_have(accounts: AccountStore) -> None:
+    keys = [
+        accounts.add_key("ada", "notebook", ["read"], prefix="parley_", digest=digest, limit=2).id for digest in "ab"
+    ]
+    with pytest.raises(TooManyKeys, match="There are 2 API keys already, and no more are possible: revoke one first"):
+        accounts.add_key("ada", "notebook", ["read"], prefix="parley_", digest="c", limit=2)
+    assert [key.id for key in accounts.keys("ada")] == keys
+    assert accounts.add_key("ben", "notebook", ["read"], prefix="parley_", digest="d", limit=2)
+    accounts.revoke_key(keys[0])
+    assert accounts.add_key("ada", "notebook", ["read"], prefix="parley_", digest="e", limit=2)
+
+
 def test_anothers_key_cannot_be_revoked(accounts: AccountStore) -> None:
-    key = accounts.add_key("ada", "notebook", ["read"], prefix="parley_abcde", digest="d")
+    key = accounts.add_key("ada", "notebook", ["read"], prefix="parley_abcde", digest="d", limit=9)
     with pytest.raises(KeyNotFound):
         accounts.revoke_key(key.id, "ben")
     assert accounts.find_key("d")
@@ -184,7 +223,7 @@ def test_an_account_goes_with_all_that_is_its_owners(
         reply = converse(database, user.id, f"{CANARY} {user.name}")
         FeedbackStore(database).rate(user.id, reply, rating=1, comment=f"{CANARY} {user.name}")
         PresetStore(database).save(user.id, "poet", system_prompt=f"{CANARY} {user.name}", params={})
-        accounts.add_key(user.id, f"{CANARY} {user.name}", ["read"], prefix="parley_", digest=user.name)
+        accounts.add_key(user.id, f"{CANARY} {user.name}", ["read"], prefix="parley_", digest=user.name, limit=9)
     receipt = ErasureStore(database).erase_owner(ben.id)
     assert (len(receipt.conversation_ids), receipt.n_messages) == (1, 2)
     for table in (User, Conversation, Feedback, StoredPreset, ApiKey):
@@ -205,7 +244,9 @@ WRITES: dict[str, Callable[[Database, str], Any]] = {
     "conversation": lambda database, owner: ConversationStore(database).create(owner, channel="ui"),
     "import": import_into,
     "site": add_site,
-    "key": lambda database, owner: AccountStore(database).add_key(owner, "x", ["read"], prefix="p", digest="d"),
+    "key": lambda database, owner: AccountStore(database).add_key(
+        owner, "x", ["read"], prefix="p", digest="d", limit=9
+    ),
     "preset": lambda database, owner: PresetStore(database).save(owner, "poet", system_prompt=None, params={}),
 }
 

@@ -22,6 +22,7 @@ from chat.context import ContextBuilder
 from chat.limits import DailyTokens
 from chat.loaded_model import LoadedModel
 from chat.sites import Appearance, NewSite, Sites
+from chat.turn import Turn
 from chat.ui.page import STATIC, STATIC_PATH
 from chat.visitors import identity_secret
 from chat.workspace import Workspace, open_workspace
@@ -70,6 +71,7 @@ class WidgetServer:
         self.port = socket.getsockname()[1]
         self._thread = threading.Thread(target=self._server.run, args=([socket],))
         self._thread.start()
+        eventually(lambda: self._server.started)
 
     def go_away(self) -> None:
         """Cut all connections and listen no more."""
@@ -78,12 +80,16 @@ class WidgetServer:
 
     def begin_test(self) -> None:
         """End what an earlier test has left: a message that its window sent last may still be on its way."""
-        state = self._server.server_state
-        eventually(lambda: not state.connections and not state.tasks)
+        eventually(lambda: not self._server.server_state.connections)
+        eventually(self.is_idle)
         self.engine.close()
-        for turn in [*self.workspace.manager._turns.values()]:
+        for turn in self._turns():
             turn.join()
         self.engine.generations.clear()
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing is being answered: no stream is open either."""
+        return not self._server.server_state.tasks
 
     def say(self, text: str) -> None:
         """Let the reply that is being written grow, as soon as there is one."""
@@ -91,9 +97,14 @@ class WidgetServer:
         self.engine.say(text)
 
     def reply(self, text: str) -> None:
-        """Write a whole reply."""
+        """Write a whole reply, until it is stored."""
         self.say(text)
         self.engine.end()
+        newest = self.engine.generations[-1]
+        eventually(lambda: [turn for turn in self._turns() if turn._generation is newest and not turn.running])
+
+    def _turns(self) -> list[Turn]:
+        return [*self.workspace.manager._turns.values()]
 
     def site(self, *origins: str, **values: Any) -> Site:
         """Make a site."""
@@ -230,6 +241,11 @@ class Visit:
     def expect_texts(self, *texts: str) -> None:
         """Wait until these messages are shown after the greeting."""
         expect(self.texts).to_have_text(["Hello! How can I help you?", *texts])
+
+    def expect_replied(self, *texts: str) -> None:
+        """Wait until these messages are shown after the greeting, and no reply is being written: now one can send."""
+        self.expect_texts(*texts)
+        expect(self.tool("Send")).to_be_visible()
 
     def call(self, code: str) -> Any:
         """Run a script on the page."""

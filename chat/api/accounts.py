@@ -10,7 +10,7 @@ from fastapi import Response as Answer
 from pydantic import Field
 from starlette.exceptions import HTTPException
 
-from chat.accounts import Accounts, NoAccount, NotRemovable
+from chat.accounts import Accounts, NoAccount, NotRemovable, OldPasswordNeeded
 from chat.api.addresses import address_of
 from chat.api.cookies import clear_session, set_session
 from chat.api.errors import InvalidField, documented
@@ -33,9 +33,11 @@ SECONDS_BETWEEN = 0.2
 class AccountModel(Response):
     """Who asks."""
 
-    name: str | None = Field(description="Null for the local owner, who needs no login while there are no accounts.")
-    is_admin: bool
-    has_accounts: bool
+    name: str | None = Field(
+        description="Null for the local owner, who needs no login while there are no accounts.", examples=["ada"]
+    )
+    is_admin: bool = Field(examples=[False])
+    has_accounts: bool = Field(examples=[True])
 
 
 class PasswordChange(Given):
@@ -112,7 +114,8 @@ class UserChange(Given):
 
     password: Text = Field(
         "",
-        description="Ends all sessions of the account and, unless it is one's own, its API keys.",
+        description="Of another's account, all of whose sessions and API keys end; POST /account/password is for one's "
+        "own.",
         examples=["correct horse battery"],
     )
     is_admin: bool = False
@@ -167,7 +170,7 @@ def _key_routes(accounts: Accounts, kept: Workspace) -> APIRouter:
         """Without those that are revoked."""
         return Keys(keys=[KeyModel.model_validate(key) for key in kept.accounts.keys(person.owner_id)])
 
-    @routes.post("", status_code=201, summary="Make an API key", responses=documented())
+    @routes.post("", status_code=201, summary="Make an API key", responses=documented(409))
     def add_key(person: Person, new: NewKey) -> CreatedKey:
         """The key is in the answer, and nowhere else: only a digest of it is kept."""
         if "metrics" in new.scopes and not person.is_admin:
@@ -201,8 +204,9 @@ def _user_routes(accounts: Accounts, kept: Workspace, temporary: Workspace) -> A
     def change_user(admin: Admin, user_id: str, change: UserChange) -> UserModel:
         """The last administrator stays one. A new password for somebody else revokes all API keys of theirs."""
         given = change.model_dump(exclude_unset=True)
-        changed = accounts.change(user_id, **given, keep_keys=user_id == admin.owner_id)
-        return _user(changed, kept.accounts.holdings())
+        if user_id == admin.owner_id and "password" in given:
+            raise OldPasswordNeeded
+        return _user(accounts.change(user_id, **given), kept.accounts.holdings())
 
     @routes.delete("/{user_id}", status_code=204, summary="Erase an account", responses=documented(403, 404, 409))
     def remove_user(admin: Admin, user_id: str) -> None:

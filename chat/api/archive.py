@@ -53,9 +53,9 @@ class ExportRequest(FilterFields):
 
     model_config = ConfigDict(strict=True)
 
-    format: str = Field("parley", description=f"One of {', '.join(FORMATS)}.")
+    format: str = Field("parley", description=f"One of {', '.join(FORMATS)}.", examples=["markdown"])
     ids: list[Text] = Field([], max_length=MAX_IDS, description="Only these conversations.")
-    all: bool = Field(False, description="All of them, or all that pass what else is set.")
+    all: bool = Field(False, description="All of them, or all that pass what else is set.", examples=[True])
     site_id: Text | None = Field(None, description="Only those of the visitors of a site.")
     query: Text | None = Field(None, description="Only those that a search for this finds.")
     redact: bool = Field(
@@ -76,10 +76,10 @@ class ExportQuery(ExportRequest):
 class ImportModel(Response):
     """What became of a file."""
 
-    conversations: int = Field(description="That were added.")
-    messages: int
-    branches: int = Field(description="Messages that stand beside another.")
-    skipped: list[str] = Field(description="A line for whatever was not added, and why.")
+    conversations: int = Field(description="That were added.", examples=[2])
+    messages: int = Field(examples=[14])
+    branches: int = Field(description="Messages that stand beside another.", examples=[1])
+    skipped: list[str] = Field(description="A line for whatever was not added, and why.", examples=[[]])
 
 
 EXPORTED: dict[int | str, dict[str, Any]] = {
@@ -140,7 +140,8 @@ def _export(workspace: Workspace, folder: Path, owner: str, request: ExportReque
         selection = _select(workspace, owner, request)
         write = find_write(request.format, chained=request.chain, zipped=request.zip)
     except InvalidExport as error:
-        raise InvalidField(error.field, str(error)) from None
+        name = type(request).model_fields[error.field].alias or error.field  # as it is to be written in a link
+        raise InvalidField(name, str(error).replace(error.field, name, 1)) from None
     n_conversations = len(find_selected(workspace.archive, owner, selection))
     conversations = read_selected(workspace.archive, owner, selection, Counts() if request.redact else None)
     titles: list[str | None] = []

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from chat.api.addresses import address_of
 from chat.api.errors import refusal
 from chat.api.guard import HEADERS, IMPORT
+from chat.api.request_log import ID_HEADER, log_unread
 
 MAX_CONNECTIONS = 800
 """More than any household of browsers has open, and fewer than the files that a process may usually open, 1,024."""
@@ -101,7 +102,8 @@ class DeadlineProtocol(H11Protocol):
         return any(peer in ip_network(known) for known in (*self.loopback, *self.config.forwarded_allow_ips))
 
     def _end_with(self, answer: Response) -> None:
-        headers = [(name.encode(), value.encode()) for name, value in {**HEADERS, "Connection": "close"}.items()]
+        own = {**HEADERS, "Connection": "close", ID_HEADER: log_unread(answer.status_code, len(answer.body))}
+        headers = [(name.encode(), value.encode()) for name, value in own.items()]
         phrase = HTTPStatus(answer.status_code).phrase.encode()
         start = h11.Response(status_code=answer.status_code, headers=answer.raw_headers + headers, reason=phrase)
         events = (start, h11.Data(data=bytes(answer.body)), h11.EndOfMessage())

@@ -1,6 +1,7 @@
 """Errors of the API, all in one form: what went wrong, in one line, and which field is to blame."""
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from http import HTTPStatus
@@ -12,11 +13,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from chat.accounts import BadName, BadScopes, NoAccount, NotRemovable, WrongPassword
+from chat.accounts import BadName, BadScopes, NoAccount, NotRemovable, OldPasswordNeeded, WrongPassword
 from chat.api.schemas import ErrorModel
+from chat.embed.safe_fetch import InvalidUrl
 from chat.errors import (
     BlankMessage,
     ChatError,
+    KeyTaken,
     MessageTooLong,
     ModelNotFound,
     ModelNotReady,
@@ -33,7 +36,7 @@ from chat.text import clean
 from chat.visitors import NoVisitor, WrongHash
 from model.errors import EngineBusy, EngineStopped, ModelError, PromptTooLong
 from model.sampling_params import SamplingParams
-from storage.accounts import KeyNotFound, LastAdmin, NameTaken, UserNotFound
+from storage.accounts import KeyNotFound, LastAdmin, NameTaken, TooManyKeys, UserNotFound
 from storage.backup import BackupExists
 from storage.erasure import ErasureUnfinished
 from storage.errors import (
@@ -68,6 +71,7 @@ _KINDS: Mapping[type[Exception], Kind] = {
     WrongPassword: FORBIDDEN,
     NoAccount: CONFLICT,
     NotRemovable: CONFLICT,
+    OldPasswordNeeded: CONFLICT,
     WrongHash: FORBIDDEN,
     NotPossible: CONFLICT,
     ModelNotReady: UNAVAILABLE,
@@ -87,6 +91,7 @@ _KINDS: Mapping[type[Exception], Kind] = {
     KeyNotFound: NOT_FOUND,
     NameTaken: CONFLICT,
     LastAdmin: CONFLICT,
+    TooManyKeys: CONFLICT,
     TooManySites: CONFLICT,
     ConversationBusy: CONFLICT,
     ConversationMoved: CONFLICT,
@@ -97,13 +102,16 @@ _PARAMS: Mapping[type[Exception], str] = {
     BlankMessage: "content",
     MessageTooLong: "content",
     PromptTooLong: "content",
+    KeyTaken: "idempotency_key",
     ModelNotFound: "model",
     UnknownPreset: "preset",
     WrongHash: "user.hash",
     UnknownFormat: "format",
     BadName: "name",
     BadPassword: "password",
+    OldPasswordNeeded: "password",
     BadScopes: "scopes",
+    InvalidUrl: "url",
     NameTaken: "name",
     WrongPassword: "old",
 }
@@ -211,9 +219,23 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     """Answer to what no route takes: an unknown path, another method, a body that cannot be read."""
     assert isinstance(error, HTTPException), "it is registered for these"
+    if rule := _json_rule(error.__cause__):
+        return _answer(INVALID, f"The body must be JSON: {rule}", "invalid_json")
     kind = (error.status_code, _TYPES.get(error.status_code, INVALID[1]))
     text = f"{request.method} {request.url.path[:100]}: {error.detail}"
     return _answer(kind, text, HTTPStatus(error.status_code).name.lower(), headers=error.headers)
+
+
+def _json_rule(cause: BaseException | None) -> str | None:
+    """Return what is wrong with a body by what its reading raised; FastAPI itself only says that it was not read."""
+    match cause:
+        case UnicodeDecodeError():
+            return f"expected {cause.encoding.upper()}, got {cause.object[cause.start]:#04x} at byte {cause.start}"
+        case RecursionError():
+            return "it is nested too deeply"
+        case ValueError():  # the only other one: Python reads no longer ones
+            return f"a whole number has more than {sys.get_int_max_str_digits():,} digits"
+    return None
 
 
 async def _fault(request: Request, error: Exception) -> JSONResponse:

@@ -59,8 +59,10 @@ class Metrics:
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Measure how late the event loop is, as long as an application lives."""
         watching = asyncio.create_task(self._watch_loop())
-        yield
-        watching.cancel()
+        try:
+            yield
+        finally:
+            watching.cancel()
 
     async def _watch_loop(self) -> None:
         loop = asyncio.get_running_loop()

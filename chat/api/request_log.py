@@ -50,13 +50,24 @@ class RequestLog:
         finally:
             self._metrics.count_request(scope["path"], status)
             ms = round(1000 * (time.perf_counter() - begun))
-            level = logging.WARNING if status >= 500 else logging.INFO
-            logger.log(level, "%s", _line(scope, id=request_id, status=status, ms=ms, bytes=n_bytes))
+            _log(scope, id=request_id, status=status, ms=ms, bytes=n_bytes)
+
+
+def log_unread(status: int, n_bytes: int) -> str:
+    """Log the answer to a request that could not, or was not to be, read; return an id for it."""
+    request_id = uuid4().hex
+    _log({"method": "-", "path": "-"}, id=request_id, status=status, ms=0, bytes=n_bytes)
+    return request_id
 
 
 def _id_of(headers: Headers) -> str:
     given = headers.get(ID_HEADER, "")
     return given if GIVEN_ID.fullmatch(given) else uuid4().hex
+
+
+def _log(scope: Scope, *, id: str, status: int, ms: int, bytes: int) -> None:
+    level = logging.WARNING if status >= 500 else logging.INFO
+    logger.log(level, "%s", _line(scope, id=id, status=status, ms=ms, bytes=bytes))
 
 
 def _line(scope: Scope, **noted: object) -> str:

@@ -78,8 +78,8 @@ class ConversationPage(Response):
 class FeedbackModel(Response):
     """What the owner thinks of a message or, if they have not said, the visitor of their site."""
 
-    rating: Literal[-1, 1] | None
-    comment: str | None
+    rating: Literal[-1, 1] | None = Field(examples=[1])
+    comment: str | None = Field(examples=["Right, and short."])
 
 
 class MessageModel(Response):
@@ -185,7 +185,7 @@ class MessageEdit(NewReply):
 class MessageChange(Given):
     """What is to be changed of a message itself."""
 
-    pinned: bool = Field(description="Whether it is always in the prompt.")
+    pinned: bool = Field(description="Whether it is always in the prompt.", examples=[True])
 
 
 class FeedbackChange(Given):
@@ -207,18 +207,18 @@ class SentMessage(Response):
 class LedgerEntryModel(Response):
     """What became of one message in the prompt."""
 
-    message_id: str = Field(description="Empty for a message that has not been sent.")
-    tokens: int
-    included: bool
-    reason: Reason
-    start: int | None = Field(None, description="The place of its first token in the prompt.")
-    cached: int | None = Field(None, description="How many of its tokens did not have to be computed.")
+    message_id: str = Field(description="Empty for a message that has not been sent.", examples=[_ID])
+    tokens: int = Field(examples=[12])
+    included: bool = Field(examples=[True])
+    reason: Reason = Field(examples=["fits"])
+    start: int | None = Field(None, description="The place of its first token in the prompt.", examples=[31])
+    cached: int | None = Field(None, description="How many of its tokens did not have to be computed.", examples=[12])
 
 
 class LedgerModel(Response):
     """The account of a prompt: how many tokens it had room for, and which messages took it."""
 
-    budget: int
+    budget: int = Field(examples=[7936])
     messages: list[LedgerEntryModel]
     recap_tokens: int | None = None
     cached_tokens: int | None = Field(None, description="Of the prompt's first, those that were not computed.")

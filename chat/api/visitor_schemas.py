@@ -7,7 +7,7 @@ from pydantic import Field
 
 from chat.api.schemas import Id, Rating, Response
 from chat.given import Given, Text
-from storage.tables import Conversation, Message, Role, Site, Status
+from storage.tables import Conversation, Message, Role, Status
 
 MAX_USER_ID = 200  # characters
 MAX_TOKEN = 2000
@@ -36,30 +36,10 @@ class NewSession(Given):
     user: VouchedUserModel | None = None
 
 
-class VisitorModel(Response):
-    """What is known of a visitor."""
-
-    verified: bool = Field(description="Whether the site has vouched for them.")
-
-
-class SiteView(Response):
-    """A site as its visitors see it."""
-
-    name: str = Field(examples=["The shop"])
-    title: str = Field(examples=["Questions?"])
-    greeting: str = Field(examples=["Hi! Ask away."])
-    language: str = Field(examples=["auto"])
-    theme: str = Field(examples=["auto"])
-    accent: str = Field(examples=["#2563eb"])
-    position: str = Field(examples=["right"])
-
-
 class SessionModel(Response):
-    """A visitor's token, and how the chat looks."""
+    """A visitor's token."""
 
-    token: str = Field(description="The bearer of all other requests, for 30 days.")
-    visitor: VisitorModel
-    site: SiteView
+    token: str = Field(description="The bearer of all other requests, for 30 days.", examples=["vis_eyJ2Ijoi…"])
 
 
 class VisitorConversation(Response):
@@ -116,11 +96,6 @@ class RatingChange(Given):
     """What a visitor thinks of a reply now."""
 
     rating: Rating | None = Field(examples=[1])
-
-
-def site_view(site: Site) -> SiteView:
-    """Return what visitors see of a site."""
-    return SiteView.model_validate({"name": site.name, **site.appearance})
 
 
 def visitor_conversation(conversation: Conversation) -> VisitorConversation:

@@ -25,13 +25,11 @@ from chat.api.visitor_schemas import (
     SessionModel,
     VisitorConversations,
     VisitorMessage,
-    VisitorModel,
     VisitorPath,
-    site_view,
     visitor_conversation,
     visitor_message,
 )
-from chat.api.widget_frame import FOLDER, LoaderFile, WidgetFiles, frame_routes, own_origin
+from chat.api.widget_frame import FOLDER, LoaderFile, WidgetFiles, appearance_of, frame_routes, own_origin
 from chat.errors import NotPossible
 from chat.exports import name_file
 from chat.limits import DailyTokens, OpenStreams
@@ -41,6 +39,7 @@ from chat.workspace import Workspace
 from storage.tables import Message
 
 MAX_CONVERSATIONS = 50  # in a visitor's list
+UNTITLED = "Chat"  # saved, of a site whose chat has no title: how its owner calls it is the owner's
 STREAMS_OF_VISITOR = 4  # at a time
 STREAMS_OF_ADDRESS = 40
 
@@ -116,7 +115,7 @@ class _Handlers:
 
     def enter(self, request: HttpRequest, new: NewSession) -> SessionModel:
         """Let a visitor in, on a page that may show the chat: as who they were with an earlier token, or anew."""
-        token, session = self.visitors.enter(
+        token, _ = self.visitors.enter(
             new.site,
             new.origin,
             own_origin(request),
@@ -124,8 +123,7 @@ class _Handlers:
             token=new.token,
             user=VouchedUser(new.user.id, new.user.hash) if new.user else None,
         )
-        verified = VisitorModel(verified=session.visitor.name is not None)
-        return SessionModel(token=token, visitor=verified, site=site_view(session.site))
+        return SessionModel(token=token)
 
     def page(self, here: Here) -> VisitorConversations:
         """The last used first, at most 50."""
@@ -186,7 +184,7 @@ class _Handlers:
     ) -> Response:
         """Send what was said as a file."""
         path = self.read(here, conversation_id)
-        title = path.conversation.title or here.site.name
+        title = path.conversation.title or appearance_of(here.site)["title"] or UNTITLED
         lines = [Line(message.role, message.content, message.created_at) for message in path.messages]
         headers = {
             "Cache-Control": "no-store",

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from chat.accounts import SCOPES, Accounts
+from chat.accounts import SCOPES, Accounts, BadScopes
 from chat.cli.flags import JsonFlag, takes_settings
 from chat.data_folder import LOCAL_OWNER, open_database
-from chat.settings import Settings
+from chat.settings import Settings, SettingsError
 from storage.accounts import AccountStore
 from storage.database import Database
 from storage.tables import ApiKey
@@ -31,8 +31,12 @@ def add(
 ) -> None:
     """Make a key, and print it this once: only a digest of it is kept."""
     with open_database(settings.data) as database:
-        owner_id = LOCAL_OWNER if user is None else Accounts(AccountStore(database)).named(user).id
-        made, key = Accounts(AccountStore(database)).add_key(owner_id, name, scope)
+        accounts = Accounts(AccountStore(database))
+        owner_id = LOCAL_OWNER if user is None else accounts.named(user).id
+        try:
+            made, key = accounts.add_key(owner_id, name, scope)
+        except BadScopes as error:
+            raise SettingsError(str(error).replace("scopes", "--scope", 1)) from None
         row = _row(database, made)
     typer.echo(json.dumps({**row, "key": key}, ensure_ascii=False) if as_json else key)
 

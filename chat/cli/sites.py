@@ -14,8 +14,10 @@ from chat.cli.asking import confirm
 from chat.cli.flags import JsonFlag, takes_settings
 from chat.cli.site_check import check
 from chat.data_folder import LOCAL_OWNER, open_database
+from chat.secret import load_secret
 from chat.settings import Settings, SettingsError
 from chat.sites import Appearance, NewSite, SiteChange, Sites, parse_origin, snippet_of
+from chat.visitors import identity_secret as secret_of
 from storage.presets import PresetStore
 from storage.sites import SiteStore
 from storage.tables import Site
@@ -26,7 +28,7 @@ Change = TypeVar("Change", bound=SiteChange)
 SITE_FLAGS: dict[str, Any] = {
     "origins": Annotated[
         list[str] | None,
-        typer.Option("--origin", help="Whose pages may show the chat, as https://shop.example; repeatable."),
+        typer.Option("--origin", help="Whose pages may show it, as https://shop.example; repeatable; none if empty."),
     ],
     "enabled": Annotated[bool | None, typer.Option("--enabled/--disabled", help="Whether the chat is shown.")],
     "title": Annotated[str | None, typer.Option("--title", help="What stands above the chat.")],
@@ -158,6 +160,14 @@ def snippet(
         typer.echo(snippet_of(store.get(LOCAL_OWNER, site_id), base))
 
 
+@sites_cli.command()
+@takes_settings("data")
+def identity_secret(settings: Settings, site_id: SiteId) -> None:
+    """Print the key with which a site's own server vouches for its users."""
+    with open_sites(settings) as (store, _):
+        typer.echo(secret_of(load_secret(settings.data), store.get(LOCAL_OWNER, site_id)))
+
+
 @contextmanager
 def open_sites(settings: Settings) -> Iterator[tuple[SiteStore, Sites]]:
     """Open the sites of a data folder."""
@@ -169,6 +179,8 @@ def open_sites(settings: Settings) -> Iterator[tuple[SiteStore, Sites]]:
 def read_values(kind: type[Change], values: Values) -> Change:
     """Return what flags say of a site; raises SettingsError."""
     values = {name: None if name in NONE_IF_EMPTY and not value else value for name, value in values.items()}
+    if values.get("origins") == [""]:
+        values["origins"] = []
     appearance = {name: values.pop(name) for name in Appearance.model_fields if name in values}
     try:
         return kind.model_validate({**values, "appearance": appearance} if appearance else values)
@@ -176,6 +188,7 @@ def read_values(kind: type[Change], values: Values) -> Change:
         first = error.errors()[0]
         names = [str(part) for part in first["loc"] if part in OWN_FLAGS or part in SITE_FLAGS]
         flag = OWN_FLAGS.get(names[0], f"--{names[0].replace('_', '-')}")
+        flag = "NAME" if kind is NewSite and names[0] == "name" else flag  # an argument there
         rule = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"{flag}: {rule[:1].lower()}{rule[1:]}, got {first['input']!r}") from None
 

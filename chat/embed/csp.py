@@ -56,7 +56,7 @@ def allows_script(sources: Sequence[str], url: URL, page: URL, nonce: str | None
     """
     if nonce and any(_is_nonce(source, nonce) for source in sources):
         return True
-    return not has_strict_dynamic(sources) and allows(sources, url, page)
+    return not has_strict_dynamic(sources) and allows_url(sources, url, page)
 
 
 def has_strict_dynamic(sources: Sequence[str]) -> bool:
@@ -69,7 +69,7 @@ def has_nonce(sources: Sequence[str]) -> bool:
     return any(source.lower().startswith("'nonce-") for source in sources)
 
 
-def allows(sources: Sequence[str], url: URL, page: URL) -> bool:
+def allows_url(sources: Sequence[str], url: URL, page: URL) -> bool:
     """Tell whether an address on the web is one of these sources of a page."""
     return any(_matches(source, url, page) for source in sources)
 

@@ -1,6 +1,7 @@
 """The embed doctor: why a web page does not show the chat of a site, and what to do about it."""
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import urlsplit
 
@@ -11,8 +12,8 @@ from chat.embed.page import EmbeddingPage, read_page
 from chat.embed.policies import check_policies, is_upgraded
 from chat.embed.probe import Ask, check_parley
 from chat.embed.safe_fetch import AddressRefused, Fetched, NotFetched, origin_of
-from chat.sites import allows as lists
-from chat.sites import parse_origin, snippet_of
+from chat.embed.target import check_target
+from chat.sites import allows, parse_origin, snippet_of
 from storage.tables import Site
 
 LEVELS: Sequence[Level] = ("error", "warning", "ok")
@@ -20,7 +21,6 @@ MAX_FINDINGS = 50  # a page may have any number of policies
 
 _HTML = ("", "text/html", "application/xhtml+xml")
 _SCRIPT_TYPE = re.compile(r"((text|application)/(x-)?(java|ecma)script|text/(jscript|livescript|javascript1\.[0-5]))?")
-_PLAIN_ID = re.compile(r"#([A-Za-z_][\w-]*)")
 
 
 def examine(
@@ -65,12 +65,17 @@ def _not_fetched(error: NotFetched) -> Finding:
 def _conclude(findings: Sequence[Finding]) -> list[Finding]:
     """Return findings with the worst first, and after them whether the chat would be shown."""
     ranked = sorted(dict.fromkeys(findings), key=lambda finding: LEVELS.index(finding.level))[:MAX_FINDINGS]
-    n_errors = sum(finding.level == "error" for finding in ranked)
-    if n_errors:
-        reasons = "one reason" if n_errors == 1 else f"{n_errors} reasons"
+    errors = [finding.code for finding in ranked if finding.level == "error"]
+    if errors == ["target_missing"]:
+        text = "The widget would not load, unless a script of the page makes the place that data-target names."
+        verdict = Finding("verdict", "error", text)
+    elif errors:
+        reasons = "one reason" if len(errors) == 1 else f"{len(errors)} reasons"
         verdict = Finding("verdict", "error", f"The widget would not load: {reasons} above.")
     elif any(finding.code in ("no_tag", "tag_waits") for finding in ranked):
         verdict = Finding("verdict", "warning", "The widget would load, if something else on the page starts it.")
+    elif any(finding.code == "target_unchecked" for finding in ranked):
+        verdict = Finding("verdict", "warning", "The widget would load, if data-target matches something.")
     else:
         verdict = Finding("verdict", "ok", "The widget would load.")
     return [*ranked, verdict]
@@ -164,7 +169,7 @@ def _check_site(case: Case) -> Iterator[Finding]:
         text = f"The page has the key of your site {site.name!r}, not that of {case.wanted.name!r}."
         yield Finding("other_site", "warning", text, f"To change that, set data-site to {case.wanted.key}.")
     if not site.enabled:
-        fix = f"Switch it on: parley site set {site.id} --enabled"
+        fix = f"Switch it on, in the tab Sites or with: parley site set {site.id} --enabled"
         yield Finding("site_disabled", "error", f"The site {site.name!r} is switched off.", fix)
     else:
         yield Finding("site_on", "ok", f"The site is {site.name!r}, and it is on.")
@@ -174,7 +179,7 @@ def _check_origin(case: Case) -> Iterator[Finding]:
     site, origin = case.site, case.page.origin
     if site is None:
         return
-    if lists(site, origin):
+    if allows(site, origin):
         yield Finding("origin_listed", "ok", f"The site lists the page's origin {quote(origin)}.")
         return
     text = f"The site {site.name!r} does not list the page's origin {quote(origin)}{_near_miss(origin, site)}."
@@ -182,8 +187,10 @@ def _check_origin(case: Case) -> Iterator[Finding]:
         known = parse_origin(origin) == origin
     except ValueError:
         known = False
-    flags = " ".join(f"--origin {listed}" for listed in (*site.origins, origin))
-    fix = f"Add it: parley site set {site.id} {flags}" if known else "Give the page a name: sites list only names."
+    flags = " ".join(f"--origin {shlex.quote(listed)}" for listed in (*site.origins, origin))
+    fix = f"Add it to the pages that may show it, in the tab Sites or with: parley site set {site.id} {flags}"
+    if not known:
+        fix = "Give the page a name: sites list only names."
     yield Finding("origin_not_listed", "error", text, fix)
 
 
@@ -215,24 +222,11 @@ def _split(origin: str) -> tuple[str, str, int | None]:
     return parts.scheme, parts.hostname or "", parts.port
 
 
-def _check_target(case: Case) -> Iterator[Finding]:
-    selector = case.tag.attributes.get("data-target") if case.tag else None
-    if selector is None:
-        return
-    name = _PLAIN_ID.fullmatch(selector.strip())
-    if not selector.strip():
-        text = "data-target is empty: it names no place for the chat."
-        yield Finding("no_target", "error", text, 'Name one, as in data-target="#chat", or take it out.')
-    elif name and name[1] not in case.page.ids:
-        text = f"Nothing in the page's HTML has the id {quote(name[1])} that data-target names."
-        yield Finding("target_missing", "warning", text, f'Put it there: <div id="{quote(name[1])}"></div>')
-
-
 CHECKS: Sequence[Callable[[Case], Iterator[Finding]]] = (
     _check_tag,
     _check_address,
     _check_site,
     _check_origin,
     check_policies,
-    _check_target,
+    check_target,
 )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import httpx
 
 from chat.embed.case import Case, Finding, quote
-from chat.embed.csp import FRAMES, SCRIPTS, Policy, allows, allows_script, governing, has_nonce, has_strict_dynamic
+from chat.embed.csp import FRAMES, SCRIPTS, Policy, allows_script, allows_url, governing, has_nonce, has_strict_dynamic
 from chat.embed.page import LOADER, PagePolicy
 from chat.embed.safe_fetch import origin_of
 
@@ -31,7 +31,7 @@ def _check_policy(case: Case, entry: PagePolicy) -> Iterator[Finding]:
     if name and not _runs(case, entry.policy[name]):
         yield _blocked(case, entry, "script", name, _script_fix(case, entry.policy, name))
     name = governing(entry.policy, FRAMES)
-    if name and not allows(entry.policy[name], _frame(case), case.page.url):
+    if name and not allows_url(entry.policy[name], _frame(case), case.page.url):
         yield _blocked(case, entry, "frame", name, _added(case, entry.policy, name, FRAMES[0]))
     if entry.is_enforced and "sandbox" in entry.policy:
         yield from _check_sandbox([flag.lower() for flag in entry.policy["sandbox"]])
@@ -41,7 +41,7 @@ def _runs(case: Case, sources: Sequence[str]) -> bool:
     """Tell whether the widget's script may run. An unseen tag may be put in by another script, with its nonce."""
     if case.tag is None:
         is_trusted = has_strict_dynamic(sources) or has_nonce(sources)
-        return is_trusted or allows(sources, case.server.join(LOADER), case.page.url)
+        return is_trusted or allows_url(sources, case.server.join(LOADER), case.page.url)
     return allows_script(sources, case.tag.url, case.page.url, case.tag.attributes.get("nonce"))
 
 

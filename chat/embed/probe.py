@@ -7,7 +7,7 @@ from urllib.parse import quote as url_quote
 import httpx
 
 from chat.embed.case import Case, Finding, quote
-from chat.embed.csp import allows, parse_policies
+from chat.embed.csp import allows_url, parse_policies
 from chat.embed.html_tags import read_tags
 from chat.embed.page import LOADER
 from chat.embed.safe_fetch import Fetched, NotFetched, origin_of
@@ -72,4 +72,4 @@ def _may_frame(case: Case, frame: Fetched) -> bool:
     ancestors = [policy["frame-ancestors"] for policy in policies if "frame-ancestors" in policy]
     if not ancestors:
         return "x-frame-options" not in frame.headers or case.page.origin == origin_of(case.server)
-    return all(allows(sources, case.page.url.join("/"), case.server) for sources in ancestors)
+    return all(allows_url(sources, case.page.url.join("/"), case.server) for sources in ancestors)

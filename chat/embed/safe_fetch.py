@@ -6,9 +6,11 @@ a name server nor a redirect leads into the network that this machine stands in.
 
 import asyncio
 import socket
+import ssl
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 
 import httpx
@@ -18,6 +20,7 @@ from chat.errors import ChatError
 SECONDS = 10.0  # for everything together
 MAX_BYTES = 2_000_000  # of a page, and of what it is once it is unpacked
 MAX_REDIRECTS = 5
+MAX_ADDRESSES = 4  # of a name that are tried
 MAX_URL = 2_000  # characters
 USER_AGENT = "Mozilla/5.0 (compatible; Parley site check)"
 
@@ -134,7 +137,7 @@ def is_public(address: str) -> bool:
 
 
 async def _get(url: httpx.URL, addresses: Sequence[str]) -> Fetched:
-    for address in addresses:
+    for address in addresses[:MAX_ADDRESSES]:
         try:
             return await _get_from(url, address)
         except httpx.ConnectError as error:
@@ -149,9 +152,10 @@ async def _get_from(url: httpx.URL, address: str) -> Fetched:
     at_address = url.copy_with(host=address)
     headers = {"Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
     names = {"sni_hostname": url.raw_host.decode("ascii")}
+    trusted = await asyncio.to_thread(_certificates)
     # A client for each request: a cookie, or a connection to this address under another name, would outlive it.
     async with (
-        httpx.AsyncClient(verify=httpx.create_ssl_context(), trust_env=False, timeout=None) as client,
+        httpx.AsyncClient(verify=trusted, trust_env=False, timeout=None) as client,
         client.stream("GET", at_address, headers=headers, extensions=names) as response,
     ):
         body = bytearray()
@@ -162,6 +166,12 @@ async def _get_from(url: httpx.URL, address: str) -> Fetched:
     unpacked = _unpack(bytes(body), response.headers.get("content-encoding", ""), url)
     is_cut = len(body) > MAX_BYTES or len(unpacked) > MAX_BYTES
     return Fetched(url, False, response.status_code, response.headers, unpacked[:MAX_BYTES], is_cut)
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Return whose certificates count, read once: that takes longer than the event loop may stand still."""
+    return httpx.create_ssl_context()
 
 
 def _unpack(body: bytes, encoding: str, url: httpx.URL) -> bytes:

@@ -53,7 +53,7 @@ def _read_zip(path: Path, skipped: list[str]) -> Iterator[ArchivedConversation]:
 def _read_text(file: TextIO, skipped: list[str]) -> Iterator[ArchivedConversation]:
     first = next((line for line in _lines(file) if line.strip()), "")
     if not first:
-        raise Unreadable("file", "expected conversations, found nothing")
+        raise Unreadable("line 1", "expected conversations, found nothing")
     keys = _keys(first)
     if "format" in keys:
         yield from read_parley(chain([first], _lines(file)))
@@ -96,5 +96,5 @@ def _read_document(text: str, skipped: list[str]) -> Iterator[ArchivedConversati
 def _lines(file: TextIO) -> Iterator[str]:
     while line := file.readline(MAX_LINE_CHARS):
         if len(line) >= MAX_LINE_CHARS:
-            raise Unreadable("file", f"expected lines of at most {MAX_LINE_CHARS:,} characters, found more")
+            raise Unreadable("a line", f"expected at most {MAX_LINE_CHARS:,} characters, found more")
         yield line

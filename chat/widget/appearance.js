@@ -17,7 +17,9 @@ const CHOICES = {
 /** Return the appearance of a site, changed by those options of a page that are sound. */
 export const choose = (site, options) => {
   const sound = Object.entries(CHOICES).filter(([name, isSound]) => options[name] && isSound(options[name]));
-  return { ...site, ...Object.fromEntries(sound.map(([name]) => [name, options[name]])) };
+  const isMirrored = options.direction === 'rtl' && site.position === 'right'; // the usual corner is where lines end
+  const position = isMirrored ? 'left' : site.position;
+  return { ...site, position, ...Object.fromEntries(sound.map(([name]) => [name, options[name]])) };
 };
 
 const channels = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
@@ -61,8 +63,8 @@ export const shellStyles = ({ accent }) => `
 :host { all: initial !important; position: absolute !important; display: block !important; }
 :host(.inline) { position: static !important; height: 100% !important; }
 [hidden] { display: none !important; }
-button, iframe { position: fixed; inset-inline-end: 20px; z-index: 2147483000; border: 0; }
-:host(.left) :is(button, iframe) { inset-inline: 20px auto; }
+button, iframe { position: fixed; right: 20px; z-index: 2147483000; border: 0; }
+:host(.left) :is(button, iframe) { right: auto; left: 20px; }
 button {
   inset-block-end: max(20px, env(safe-area-inset-bottom)); inline-size: 56px; block-size: 56px; padding: 0;
   border-radius: 50%; background: ${accent}; color: ${inkOn(accent)}; cursor: pointer;

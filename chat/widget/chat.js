@@ -38,6 +38,7 @@ export class Chat {
   #isOpen = false;
   #isSending = false;
   #wasOpened = false;
+  #shown = Promise.resolve(); // once there is what is to be shown first, in which the page may send
   #attempt = null; // the message that may not have come to the server
   #growing = new GrowingText();
   #last = ''; // of what is shown, to see whether it is still so
@@ -49,9 +50,11 @@ export class Chat {
     closed: () => {
       this.#isOpen = false;
     },
-    send: (text) => this.send(text),
+    send: (text) => this.#shown.then(() => this.send(text)),
     new: () => this.startNew(),
-    user: (id, hash) => this.#become(id, hash),
+    user: (id, hash) => {
+      this.#shown = this.#become(id, hash);
+    },
   };
 
   /** `tell(name, ...values)` sends a message to the page. */
@@ -80,8 +83,8 @@ export class Chat {
     this.#isSending = true;
     this.#panel.expect(text);
     const sent = await this.#try(() => this.#post(this.#attempt), { again: () => this.#panel.resend() });
-    this.#isSending = false;
     if (signal.aborted) return true;
+    this.#isSending = false;
     if (!sent) this.#panel.takeBack(text);
     else this.#begin(sent);
     return sent !== null;
@@ -130,15 +133,15 @@ export class Chat {
   #open(isAsked) {
     this.#isOpen = true;
     if (isAsked) this.#panel.focus();
-    if (this.#wasOpened) return this.#refresh();
+    if (this.#wasOpened) this.#refresh();
+    else this.#shown = this.#recall();
     this.#wasOpened = true;
-    return this.#recall();
   }
 
-  #recall() {
+  async #recall() {
     const { conversation } = this.#visitor;
     const showNone = () => this.#show(null, []);
-    if (conversation) this.read(conversation, showNone);
+    if (conversation) await this.read(conversation, showNone);
     else showNone();
   }
 
@@ -148,7 +151,7 @@ export class Chat {
     this.#panel.show([]);
     const user = id === null ? null : { id: String(id), hash: String(hash) };
     const isKnown = await this.#try(() => this.#visitor.identify(user), { again: () => this.#become(id, hash) });
-    if (isKnown) this.#recall();
+    if (isKnown) await this.#recall();
   }
 
   // Another tab may have gone on with the conversation.

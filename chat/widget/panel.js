@@ -16,7 +16,7 @@ export class Panel {
   #greeting;
   #bubbles = new Map(); // by the id of the message
   #pending = []; // bubbles of what has been sent and not been answered
-  #list = el('ol', { class: 'messages' });
+  #list = el('ol', { class: 'messages', tabIndex: -1 });
   #log = el('section', { class: 'log', tabIndex: 0, 'aria-label': t('messages') }, this.#list);
   #history = el('nav', { class: 'history', hidden: true, tabIndex: -1, 'aria-label': t('history') });
   #report = el('div', { class: 'report', role: 'alert' });
@@ -46,7 +46,7 @@ export class Panel {
   focus() {
     this.#setHistory(false);
     if (matchMedia('(hover: hover)').matches) this.#composer.focus();
-    else this.#log.focus();
+    else this.#list.focus(); // scrolls as the log does, and has no frame
   }
 
   /** Show messages instead of those before. */
@@ -86,6 +86,7 @@ export class Panel {
     this.#drop();
     for (const message of messages) this.#add(message);
     this.#save.disabled = false;
+    this.#composer.update();
     this.#toEnd();
   }
 

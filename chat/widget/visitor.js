@@ -112,10 +112,14 @@ export class Visitor {
     const { body } = await this.call(`conversations/${conversation}/events`, { headers, signal });
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     let text = '';
-    for (let part = await readSoon(reader); !part.done; part = await readSoon(reader)) {
-      const blocks = (text + part.value).split('\n\n');
-      text = blocks.pop();
-      yield* blocks.map(parse).filter(({ data }) => data);
+    try {
+      for (let part = await readSoon(reader); !part.done; part = await readSoon(reader)) {
+        const blocks = (text + part.value).split('\n\n');
+        text = blocks.pop();
+        yield* blocks.map(parse).filter(({ data }) => data);
+      }
+    } finally {
+      reader.cancel().catch(() => {}); // the server counts a stream until its reader goes; it may be broken already
     }
   }
 
@@ -150,7 +154,6 @@ const readSoon = async (reader) => {
   try {
     return await Promise.race([reader.read(), silence]);
   } catch (error) {
-    reader.cancel().catch(() => {}); // it may be broken already
     throw error.name === 'AbortError' ? error : new Refusal();
   } finally {
     clearTimeout(timer);

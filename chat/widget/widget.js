@@ -1,8 +1,8 @@
-// Parley's widget: a button on this page, and the chat in a frame. Nothing else is touched.
+// Parley's widget: a button on this page, and the chat in a frame.
 (() => {
   const script = document.currentScript;
   if (!script) return console.error('Parley: widget.js needs a plain <script src>.');
-  if (window.Parley) return console.warn('Parley: a second script tag does nothing.');
+  if (window.Parley?.destroy) return console.warn('Parley: a second script tag does nothing.');
 
   const { site, target } = script.dataset;
   const server = new URL(script.src).origin;
@@ -19,9 +19,7 @@
   frame.hidden = button.hidden = true;
 
   const listen = (where, name, run) => where.addEventListener(name, run, { signal });
-
   const fire = (name, detail) => dispatchEvent(new CustomEvent(`parley:${name}`, { detail }));
-
   const tell = (...message) => port.postMessage(message);
 
   const draw = (isOpen) => {
@@ -43,8 +41,7 @@
     fire(name);
   };
 
-  // What the frame may ask for.
-  const requests = {
+  const requests = { // of the frame
     fire,
     show,
     look(wanted) {
@@ -55,7 +52,7 @@
       frame.title = look.title;
       draw(isInline || !frame.hidden);
       fire('ready');
-      waiting.splice(0).forEach((call) => call());
+      waiting.splice(0).forEach(queueMicrotask); // any may fail
     },
     unread() {
       host.classList.add('unread');
@@ -64,13 +61,13 @@
   };
 
   const connect = () => {
-    const channel = new MessageChannel();
-    port = channel.port1;
+    const { port1, port2 } = new MessageChannel();
+    port = port1;
     port.onmessage = ({ data: [name, ...values] }) => requests[name](...values);
     const page = document.documentElement;
     const { direction } = getComputedStyle(page);
     const options = { ...script.dataset, lang: page.lang, direction, isShown: isInline || !frame.hidden };
-    frame.contentWindow.postMessage({ type: 'parley:port', options }, server, [channel.port2]);
+    frame.contentWindow.postMessage({ type: 'parley:port', options }, server, [port2]);
   };
 
   const end = () => {
@@ -88,12 +85,14 @@
 
   const start = () => {
     if (signal.aborted) return;
-    const place = isInline ? document.querySelector(target) : document.body;
-    if (!place) return fail('no_target', `Nothing matches data-target="${target}".`);
     button.setAttribute('aria-controls', (frame.id = 'chat'));
     frame.src = `${server}/widget/${site}?origin=${encodeURIComponent(origin)}`;
     frame.onload = () => setTimeout(fail, 10000, 'no_answer', `${server} does not answer in a frame.`);
-    place.append(host);
+    try {
+      (isInline ? document.querySelector(target) : document.body).append(host);
+    } catch { // null, or not a selector
+      fail('no_target', `Nothing matches data-target="${target}".`);
+    }
   };
 
   listen(window, 'message', ({ source, origin, data }) => {
@@ -116,7 +115,7 @@
     toggle: later(() => show(frame.hidden)),
     send: later((text) => tell('send', `${text}`)),
     newConversation: later(() => tell('new')),
-    setUser: later((id, { hash } = {}) => tell('user', id, hash)),
+    setUser: later((id, vouch) => tell('user', id, vouch?.hash)),
     on(name, run) {
       const hear = ({ detail }) => run(detail);
       listen(window, `parley:${name}`, hear);

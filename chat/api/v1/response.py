@@ -64,7 +64,8 @@ class ReplyResponse(Response):
         replies = [News(index, [], None) for index in range(len(self._replies.generations))]
         async for news in reader.news():
             for told in news:
-                pieces = replies[told.index].pieces + told.pieces
+                pieces = replies[told.index].pieces
+                pieces.extend(told.pieces)
                 replies[told.index] = News(told.index, pieces, told.finish_reason)
         return self._form.whole(replies)
 

@@ -39,7 +39,7 @@ class TokenPiece(TypedDict):
 class Tokens(TypedDict):
     """The tokens of a text."""
 
-    tokens: list[int] | list[TokenPiece]
+    tokens: Annotated[list[int] | list[TokenPiece], Field(examples=[[19556, 905]])]
 
 
 class DetokenizeRequest(Given):
@@ -58,7 +58,7 @@ class InputTokens(TypedDict):
     """How many tokens a prompt has."""
 
     object: Literal["response.input_tokens"]
-    input_tokens: int
+    input_tokens: Annotated[int, Field(examples=[36])]
 
 
 def tokenize(model: LoadedModel, request: TokenizeRequest) -> Tokens:

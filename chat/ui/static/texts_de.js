@@ -290,7 +290,7 @@ export const german = {
   'sites.target': 'In welchem Element',
   'sites.targetNote': 'Ein CSS-Selektor; das Element bestimmt, wie groß der Chat ist.',
   'sites.preview': 'Vorschau',
-  'sites.previewNote': 'Das ist der Chat selbst: Was Sie hier schreiben, wird wie das eines Besuchers aufbewahrt.',
+  'sites.previewNote': 'Das ist der Chat selbst, wie die Einstellungen ihn wollen, auch die nicht gespeicherten: Was Sie hier schreiben, wird wie das eines Besuchers aufbewahrt.',
   'sites.previewOff': 'Die Website ist aus: Niemand sieht den Chat.',
   'sites.check': 'Eine Seite prüfen',
   'sites.checkUrl': 'Adresse der Seite',

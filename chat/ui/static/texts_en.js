@@ -290,7 +290,7 @@ export const english = {
   'sites.target': 'Which element',
   'sites.targetNote': 'A CSS selector; the element says how large the chat is.',
   'sites.preview': 'Preview',
-  'sites.previewNote': 'This is the chat itself: what you write here is kept as a visitor’s.',
+  'sites.previewNote': 'This is the chat itself, as the settings say, saved or not: what you write here is kept as a visitor’s.',
   'sites.previewOff': 'The site is off: nobody sees the chat.',
   'sites.check': 'Check a page',
   'sites.checkUrl': 'Address of the page',

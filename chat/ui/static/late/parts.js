@@ -39,10 +39,12 @@ export const choice = (options, value, properties = {}) => {
   return select;
 };
 
-/** Return a form: its fields, a button that says what it does, and whatever is to be below it. */
-export const form = (fields, label, onSubmit, ...below) => {
+/** Return a form: its fields, a button that says what it does, and below it where what comes of it is shown. */
+export const form = (fields, label, onSubmit, ...results) => {
   const button = el('button', { type: 'submit', class: 'parley-button parley-primary', textContent: label });
-  const made = el('form', { class: 'parley-form' }, ...fields, el('div', { class: 'parley-buttons' }, button), ...below);
+  const made = el('form', { class: 'parley-form' }, ...fields, el('div', { class: 'parley-buttons' }, button), ...results);
+  // What came of the form before is no answer to what the browser stops now; this event does not bubble.
+  made.addEventListener('invalid', () => results.forEach((result) => result.replaceChildren()), true);
   made.addEventListener('submit', async (event) => {
     event.preventDefault();
     button.disabled = true;

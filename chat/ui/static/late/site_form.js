@@ -1,6 +1,6 @@
 // The form of what a site is: who may show it, how it looks, what the model is told, and how much of it there may be.
 
-import { api } from '../api.js';
+import { api, ApiError } from '../api.js';
 import { el } from '../dom.js';
 import { notifyFailure } from '../notices.js';
 import { resultArea } from '../result_area.js';
@@ -10,23 +10,45 @@ import { checkbox, checkField, choice, field, form, input, textArea } from './pa
 /** Return the lines of a text area that are not blank. */
 export const linesOf = (area) => area.value.split('\n').map((line) => line.trim()).filter(Boolean);
 
+const LOOKS = ['title', 'greeting', 'language', 'theme', 'accent', 'position'];
+const NUMBERS = ['messages_per_visitor', 'messages_per_address', 'tokens_per_day', 'retention_days'];
+const FIELDS = ['enabled', 'name', 'origins', 'preset', 'system_prompt', ...LOOKS, ...NUMBERS];
+
+/** Resolve to what a call comes to; an error names the field of a site by its label. */
+export const withLabels = async (call) => {
+  try {
+    return await call();
+  } catch (error) {
+    const name = error instanceof ApiError && error.param?.split('.').find((part) => FIELDS.includes(part));
+    if (name) error.message = error.message.replace(error.param, t(`sites.field.${name}`));
+    throw error;
+  }
+};
+
 const numberInput = (value, properties = {}) => input({ type: 'number', min: 1, step: 1, value: value ?? '', ...properties });
 const numberOf = ({ value }) => (value === '' ? null : Number(value));
 const optionsOf = (name, values) => values.map((value) => [value, t(`sites.${name}.${value}`)]);
 
-/** Return the form of a site; `saved(site)` is called with what the server has kept. */
-export const siteForm = (site, saved) => {
+/**
+ * Return the form of a site; `changed(appearance)` is called with each look that is chosen, and `saved(site)` with what
+ * the server has kept.
+ */
+export const siteForm = (site, { changed, saved }) => {
   const controls = controlsOf(site);
   const { area, show } = resultArea();
   fillPresets(controls.preset, site.preset).catch(notifyFailure);
   const save = async () => {
-    const kept = await show(() => api('PATCH', `/api/sites/${site.id}`, changeOf(controls)),
+    const kept = await show(() => withLabels(() => api('PATCH', `/api/sites/${site.id}`, changeOf(controls))),
       () => [el('p', { textContent: t('sites.saved') })]);
     if (!kept) return;
     controls.origins.value = kept.origins.join('\n');
     saved(kept);
   };
-  return form(fieldsOf(controls), t('message.save'), save, area);
+  const made = form(fieldsOf(controls), t('message.save'), save, area);
+  made.addEventListener('input', ({ target }) => {
+    if (LOOKS.some((name) => controls[name] === target)) changed(looksOf(controls));
+  });
+  return made;
 };
 
 const controlsOf = ({ appearance, ...site }) => ({
@@ -65,18 +87,18 @@ const fieldsOf = (controls) => {
   ];
 };
 
+const looksOf = (controls) => Object.fromEntries(LOOKS.map((name) => [name, controls[name].value]));
+
 const changeOf = (controls) => {
   const valueOf = (name) => controls[name].value;
-  const looks = ['title', 'greeting', 'language', 'theme', 'accent', 'position'];
-  const numbers = ['messages_per_visitor', 'messages_per_address', 'tokens_per_day', 'retention_days'];
   return {
     enabled: controls.enabled.checked,
     name: valueOf('name'),
     origins: linesOf(controls.origins),
     preset: valueOf('preset') || null,
     system_prompt: valueOf('system_prompt') || null,
-    appearance: Object.fromEntries(looks.map((name) => [name, valueOf(name)])),
-    ...Object.fromEntries(numbers.map((name) => [name, numberOf(controls[name])])),
+    appearance: looksOf(controls),
+    ...Object.fromEntries(NUMBERS.map((name) => [name, numberOf(controls[name])])),
   };
 };
 

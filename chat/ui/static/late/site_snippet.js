@@ -22,17 +22,25 @@ export class SiteSnippet {
   #target = input({ value: '#chat', spellcheck: false });
   #lines = copyable('', t('sites.copySnippet'));
 
-  constructor() {
+  /** `changed()` is called when other options than the element are chosen. */
+  constructor(changed) {
     const place = field(t('sites.target'), this.#target, t('sites.targetNote'));
     this.element = el('div', { class: 'parley-form' }, note(t('sites.embedNote')), this.#lines.element,
       checkField(t('sites.open'), this.#open), checkField(t('sites.inline'), this.#inline), place);
-    const update = () => {
+    const update = ({ target }) => {
       place.hidden = !this.#inline.checked;
       this.#open.disabled = this.#inline.checked; // what is in the page is always open
       this.#update();
+      if (target !== this.#target) changed();
     };
     this.element.addEventListener('input', update);
-    update();
+    place.hidden = true;
+  }
+
+  /** Where the chat is to stand, and whether it is open from the beginning. */
+  get options() {
+    const isInline = this.#inline.checked;
+    return { isInline, isOpen: this.#open.checked && !isInline, target: isInline ? this.#target.value.trim() : '' };
   }
 
   /** Show the snippet of a site. */
@@ -43,8 +51,6 @@ export class SiteSnippet {
 
   #update() {
     if (!this.#site) return;
-    const isInline = this.#inline.checked;
-    const options = { isOpen: this.#open.checked && !isInline, target: isInline ? this.#target.value.trim() : '' };
-    this.#lines.code.textContent = snippetOf(this.#site, options);
+    this.#lines.code.textContent = snippetOf(this.#site, this.options);
   }
 }

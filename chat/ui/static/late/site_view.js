@@ -15,13 +15,14 @@ export const stateOf = ({ enabled }) => badge(t(enabled ? 'sites.on' : 'sites.of
 
 /** The view of a site; `back(id)` is called when it is left. */
 export class SiteView {
-  #snippet = new SiteSnippet();
+  #snippet = new SiteSnippet(() => this.#previewSoon());
   #preview = new SitePreview();
   #title = el('h3', { dir: 'auto', tabIndex: -1 });
   #state = el('span', {});
 
   constructor(site, { back }) {
     this.site = site;
+    this.appearance = site.appearance; // as the form says, stored or not
     this.back = back;
     const leave = iconButton('previous', t('sites.back'), () => this.#leave());
     this.element = el('article', { class: 'parley-site' },
@@ -29,7 +30,7 @@ export class SiteView {
       section(t('sites.embed'), [this.#snippet.element], { open: true }),
       section(t('sites.preview'), [this.#preview.element], { open: true }),
       section(t('sites.check'), [checkForm(site)]),
-      section(t('sites.settings'), [siteForm(site, (changed) => this.#update(changed))]),
+      section(t('sites.settings'), [this.#form()]),
       keySection(() => this.site, { changed: (changed) => this.#update(changed), deleted: () => this.#leave() }));
     this.#show();
   }
@@ -37,13 +38,25 @@ export class SiteView {
   /** Begin, once the element is on the page. */
   begin() {
     this.#title.focus();
-    this.#preview.show(this.site);
+    this.#preview.show(this.site, this.appearance, this.#snippet.options);
+  }
+
+  #form() {
+    const changed = (appearance) => {
+      this.appearance = appearance;
+      this.#previewSoon();
+    };
+    return siteForm(this.site, { changed, saved: (site) => this.#update(site) });
+  }
+
+  #previewSoon() {
+    this.#preview.showSoon(this.site, this.appearance, this.#snippet.options);
   }
 
   #update(site) {
     this.site = site;
     this.#show();
-    this.#preview.show(site);
+    this.#preview.show(site, this.appearance, this.#snippet.options);
     tellOfSites();
   }
 

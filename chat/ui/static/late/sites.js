@@ -6,7 +6,7 @@ import { resultArea } from '../result_area.js';
 import { tellOfSites } from '../site_names.js';
 import { t } from '../texts.js';
 import { field, form, input, note, textArea } from './parts.js';
-import { linesOf } from './site_form.js';
+import { linesOf, withLabels } from './site_form.js';
 import { SiteView, stateOf } from './site_view.js';
 
 /** Fill the element. */
@@ -54,7 +54,8 @@ class SitesPanel {
     const origins = textArea('', 2, { placeholder: 'https://shop.example' });
     const { area, show } = resultArea();
     const create = async () => {
-      const site = await show(() => api('POST', '/api/sites', { name: name.value, origins: linesOf(origins) }), () => []);
+      const call = () => api('POST', '/api/sites', { name: name.value, origins: linesOf(origins) });
+      const site = await show(() => withLabels(call), () => []);
       if (!site) return;
       tellOfSites();
       this.#showSite(site);

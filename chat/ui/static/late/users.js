@@ -32,8 +32,8 @@ class UserCard {
     const title = el('p', { class: 'parley-card-title' }, el('strong', { dir: 'auto', textContent: user.name }),
       isMe ? badge(t('users.you')) : null, user.is_admin ? badge(t('account.admin')) : null);
     this.#buttons.append(...this.#actions(isMe));
-    this.element = el('li', { class: 'parley-card' }, title, note(countsOf(user)), this.#buttons, this.#newPassword(),
-      this.#result.area);
+    this.element = el('li', { class: 'parley-card' }, title, note(countsOf(user)), this.#buttons,
+      isMe ? null : this.#newPassword(), this.#result.area);
   }
 
   #actions(isMe) {
