@@ -313,7 +313,7 @@ class Server:
 
     def _wait_for_model(self) -> None:
         deadline = time.monotonic() + 60
-        while httpx.get(f"{self.url}/health").status_code != 200:
+        while httpx.get(f"{self.url}/health", timeout=60).status_code != 200:
             assert time.monotonic() < deadline, f"no model: {self.log}"
             time.sleep(0.05)
 
@@ -336,8 +336,8 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """A function that starts a server on this test's data folder; what it started ends with the test."""
     servers: list[Server] = []
 
-    def start(model: Path, port: int = 0, *flags: str) -> Server:
-        servers.append(Server(tmp_path, model, port, *flags))
+    def start(model: Path, port: int = 0, *flags: str, kind: type[Server] = Server) -> Server:
+        servers.append(kind(tmp_path, model, port, *flags))
         return servers[-1]
 
     yield start

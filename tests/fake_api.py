@@ -85,6 +85,7 @@ class Chats:
         self.watchers: list[Watcher] = []
         self.progress: dict[str, int | None] | None = None
         self._numbers = count(1)
+        self._lock = threading.RLock()  # what is told, or a new watcher greeted with, is all that there is at the time
 
     # What a test does.
 
@@ -98,26 +99,24 @@ class Chats:
     def say(self, text: str) -> None:
         """Let the reply that is being written grow."""
         reply = self.running()
-        reply["content"] += text
-        self._tell(reply, "text", {"message_id": reply["id"], "text": text})
+        with self._lock:
+            reply["content"] += text
+            self._tell(reply, "text", {"message_id": reply["id"], "text": text})
 
     def report(self, **progress: int | None) -> None:
         """Tell what goes on before the first words."""
-        self.progress = {
-            "queue_position": 0,
-            "wait_seconds": None,
-            "prefilled_tokens": 0,
-            "prompt_tokens": 9,
-            **progress,
-        }
-        self._tell(self.running(), "progress", {"message_id": self.running()["id"], "progress": self.progress})
+        reply, unknown = self.running(), {"queue_position": 0, "wait_seconds": None}
+        with self._lock:
+            self.progress = {**unknown, "prefilled_tokens": 0, "prompt_tokens": 9, **progress}
+            self._tell(reply, "progress", {"message_id": reply["id"], "progress": self.progress})
 
     def end(self, status: str = "complete", reason: str = "stop", error: str | None = None) -> None:
         """End the reply that is being written."""
         reply = self.running()
-        reply.update(USAGE, status=status, finish_reason=reason, error=error)
-        self._tell(reply, "end", self.shown(reply))
-        self.changed(reply["conversation_id"])
+        with self._lock:
+            reply.update(USAGE, status=status, finish_reason=reason, error=error)
+            self._tell(reply, "end", self.shown(reply))
+            self.changed(reply["conversation_id"])
 
     def running(self) -> dict[str, Any]:
         """Return the reply that is being written, as soon as there is one."""
@@ -129,9 +128,10 @@ class Chats:
 
     def show_model(self, **status: Any) -> None:
         """Change what the model does."""
-        self.model.update(status)
-        for watcher in self.watchers:
-            watcher.tell("model", self.model)
+        with self._lock:
+            self.model.update(status)
+            for watcher in self.watchers:
+                watcher.tell("model", self.model)
 
     # The store.
 
@@ -190,11 +190,21 @@ class Chats:
         del self.messages[message["id"]]
 
     def changed(self, chat_id: str) -> None:
-        for watcher in self.watchers:
-            watcher.tell("list", {"version": "1"})
-            if watcher.conversation_id == chat_id:
-                chat = self.conversations.get(chat_id)
-                watcher.tell("conversation", chat) if chat else watcher.tell("gone", {"id": chat_id})
+        with self._lock:
+            for watcher in self.watchers:
+                watcher.tell("list", {"version": "1"})
+                if watcher.conversation_id == chat_id:
+                    chat = self.conversations.get(chat_id)
+                    watcher.tell("conversation", chat) if chat else watcher.tell("gone", {"id": chat_id})
+
+    def watch(self, watcher: Watcher, message_id: str | None, offset: int) -> None:
+        with self._lock:
+            self.greet(watcher, message_id, offset)
+            self.watchers.append(watcher)
+
+    def leave(self, watcher: Watcher) -> None:
+        with self._lock:
+            self.watchers.remove(watcher)
 
     def greet(self, watcher: Watcher, message_id: str | None, offset: int) -> None:
         """Tell a new watcher how things are, and the rest of a message that it knows in part."""
@@ -333,15 +343,14 @@ class Handlers:
 
     async def events(self, conversation_id: str | None = None, message_id: str | None = None, offset: int = 0) -> Any:
         chats, watcher = self.chats, Watcher(conversation_id, asyncio.get_running_loop())
-        chats.greet(watcher, message_id, offset)
-        chats.watchers.append(watcher)
+        chats.watch(watcher, message_id, offset)
 
         async def stream() -> AsyncIterator[str]:
             try:
                 while True:
                     yield await watcher.queue.get()
             finally:
-                chats.watchers.remove(watcher)
+                chats.leave(watcher)
 
         return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
@@ -377,6 +386,7 @@ class FakeServer:
         self.port = socket.getsockname()[1]
         self._thread = threading.Thread(target=self._server.run, args=([socket],))
         self._thread.start()
+        eventually(lambda: [self._server] if self._server.started else [])
 
     def go_away(self) -> None:
         """Cut all connections and listen no more."""

@@ -61,13 +61,12 @@ class V1:
         headers = {"Content-Type": "application/json", "X-Owner": owner}
         return httpx.post(f"{self.url}/v1{path}", content=content, headers=headers, timeout=60)
 
-    def wait_until_idle(self) -> float:
-        """Wait until the engine has nothing to do; returns how many seconds that took."""
-        start = time.monotonic()
+    def wait_until_idle(self) -> None:
+        """Wait until the engine has nothing to do."""
+        deadline = time.monotonic() + 20
         while self.model.engine.n_running or self.model.engine.n_waiting:
-            assert time.monotonic() - start < 20, "it goes on, though nobody waits for it"
+            assert time.monotonic() < deadline, "it goes on, though nobody waits for it"
             time.sleep(0.005)
-        return time.monotonic() - start
 
 
 @contextmanager
@@ -109,6 +108,15 @@ class Counted(V1):
 
     runner: FakeRunner
     network: Counting
+    ended: list[str | None]  # why each reply that has ended did
+
+    def wait_for_ends(self, n: int) -> list[str | None]:
+        """Wait until so many replies have ended; returns why they did."""
+        deadline = time.monotonic() + 20
+        while len(self.ended) < n:
+            assert time.monotonic() < deadline, f"only {self.ended} have ended"
+            time.sleep(0.005)
+        return self.ended
 
 
 @contextmanager
@@ -116,7 +124,9 @@ def serve_counting(checkpoint: Checkpoint) -> Iterator[Counted]:
     """Serve a model that counts."""
     network = Counting(checkpoint.tokenizer.n_vocab)
     runner = FakeRunner(network, n_blocks=1_200)
+    ended: list[str | None] = []
     with closing(Engine(runner, checkpoint.tokenizer, Limits(N_CTX, frozenset({END})))) as engine:
+        engine.call_at_end(lambda owner, generation: ended.append(generation.finish_reason))
         with serve_v1(load(checkpoint, engine)) as v1:
-            yield Counted(v1.url, v1.model, v1.bus, runner, network)
+            yield Counted(v1.url, v1.model, v1.bus, runner, network, ended)
         runner.gate.set()

@@ -125,7 +125,7 @@ def stored(server: Server, page: Page) -> list[dict[str, Any]]:
     """Return the messages of the conversation that a page shows, as the server has them."""
     conversation_id = re.search(r"c=([0-9a-f]{32})", page.url)
     assert conversation_id
-    answer = httpx.get(f"{server.url}/api/conversations/{conversation_id[1]}/messages")
+    answer = httpx.get(f"{server.url}/api/conversations/{conversation_id[1]}/messages", timeout=60)
     messages: list[dict[str, Any]] = answer.raise_for_status().json()["messages"]
     return messages
 

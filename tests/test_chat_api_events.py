@@ -209,7 +209,10 @@ def test_many_changes_of_the_list_are_told_together(
     assert next(tab.events).name == "model"
 
 
-def test_the_models_last_status_is_told_however_fast_it_changes(watch, model: FakeModel) -> None:
+def test_the_models_last_status_is_told_however_fast_it_changes(
+    watch, monkeypatch: pytest.MonkeyPatch, model: FakeModel
+) -> None:
+    monkeypatch.setitem(event_stream.PAUSES, "model", 2.0)  # in which a busy machine changes it so often
     tab = watch()
     tab.next("model")
     for _ in range(1000):
@@ -660,7 +663,7 @@ def test_when_a_reader_goes_nobody_listens_any_more(
     turn, _ = send()
     tab = watch(chat)
     tab.next("progress")
-    assert n_listeners(workspace, model, turn) == 3
+    eventually(lambda: n_listeners(workspace, model, turn) == 3)  # when those of an earlier test are gone
     tab.response.close()
     eventually(lambda: n_listeners(workspace, model, turn) == 0)
 
@@ -673,7 +676,7 @@ def test_a_reader_who_is_stuck_and_goes_leaves_nothing_behind(
     async def run() -> None:
         async with SlowTab(app, chat) as tab:
             await tab.is_stuck()
-            assert n_listeners(workspace, model, turn) == 3
+            await asyncio.to_thread(eventually, lambda: n_listeners(workspace, model, turn) == 3)
         assert n_listeners(workspace, model, turn) == 0
 
     asyncio.run(run())
@@ -687,7 +690,7 @@ def test_a_reply_that_has_ended_is_listened_to_no_longer(
     tab.next("progress")
     engine.end()
     tab.next("end")
-    assert n_listeners(workspace, model, turn) == 2
+    eventually(lambda: n_listeners(workspace, model, turn) == 2)
 
 
 def test_an_owner_may_have_some_streams_at_a_time(watch, chat: str) -> None:

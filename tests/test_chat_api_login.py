@@ -2,7 +2,6 @@
 
 import re
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import unescape
@@ -15,6 +14,7 @@ from accounts_app import PASSWORD, AccountsApp, log_in, open_accounts_app
 from axe_playwright_python.sync_playwright import Axe
 from command_line import run_app
 from conftest import Server
+from event_readers import eventually
 from fastapi.testclient import TestClient
 from page_driver import BOX, Tabs, row, send_short, wait_for_end
 from playwright.sync_api import Browser, Page, expect
@@ -220,7 +220,7 @@ def parley(data: Path, *arguments: str, text: str = "") -> str:
 @contextmanager
 def enter(server: Server, name: str = "ada", password: str = PASSWORD) -> Iterator[httpx.Client]:
     """A client with a session."""
-    with httpx.Client(base_url=server.url, timeout=30) as client:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         assert client.post("/login", data={"name": name, "password": password}).status_code == 303
         yield client
 
@@ -293,7 +293,7 @@ GRADIOS = [
 
 @pytest.mark.parametrize(("method", "path"), GRADIOS)
 def test_strangers_get_nothing_from_gradio_or_the_api(server: Server, method: str, path: str) -> None:
-    answer = httpx.request(method, server.url + path)
+    answer = httpx.request(method, server.url + path, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "login_required")
 
 
@@ -304,10 +304,10 @@ def test_a_running_server_heeds_the_command_line_at_once(server: Server) -> None
         assert ben.get("/api/account").json()["name"] == "ben"
         key = parley(data, "key", "add", "test", "--user", "ben", "--scope", "read").strip()
         headers = {"Authorization": f"Bearer {key}"}
-        assert httpx.get(f"{server.url}/api/conversations", headers=headers).status_code == 200
+        assert httpx.get(f"{server.url}/api/conversations", headers=headers, timeout=60).status_code == 200
         [line] = parley(data, "key", "list", "--user", "ben").splitlines()
         parley(data, "key", "revoke", line.split()[0])
-        assert httpx.get(f"{server.url}/api/conversations", headers=headers).status_code == 401
+        assert httpx.get(f"{server.url}/api/conversations", headers=headers, timeout=60).status_code == 401
         parley(data, "user", "passwd", "ben", "--password-stdin", text="a third password\n")
         assert ben.get("/api/account").status_code == 401
     with enter(server, "ben", "a third password") as ben:
@@ -319,13 +319,15 @@ def test_no_key_password_or_cookie_gets_into_the_log(server: Server) -> None:
     with enter(server) as client:
         key = client.post("/api/keys", json={"name": "test", "scopes": ["read"]}).json()["key"]
         wrong_password, cookie = "canary wrong password", client.cookies["parley_session"]
+        client.headers["X-Request-Id"] = "watched"
         client.post("/login", data={"name": "canary-name", "password": wrong_password})
         client.post("/api/account/password", json={"old": wrong_password, "new": "short"})
         client.post("/api/users", json={"name": "x y", "password": wrong_password})
         client.post("/api/users", json={"name": "eve", "password": [wrong_password]})
         for sent in (key, key[:-1]):
-            httpx.get(f"{server.url}/api/conversations", headers={"Authorization": f"Bearer {sent}"})
-        time.sleep(0.3)  # for the lines to come
+            headers = {"Authorization": f"Bearer {sent}", "X-Request-Id": "watched"}
+            httpx.get(f"{server.url}/api/conversations", headers=headers, timeout=60)
+        eventually(lambda: server.log.count("id=watched") == 6)
         for secret in (PASSWORD, wrong_password, "canary", key[12:-1], cookie, cookie.split(".")[-1]):
             assert secret not in server.log
 

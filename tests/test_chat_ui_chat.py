@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import SECONDS
-from fake_api import FakeServer, error, serving
+from fake_api import FakeServer, error, eventually, serving
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -295,7 +295,8 @@ def test_a_reply_is_rated_commented_and_pinned(tabs: Tabs, server: FakeServer) -
     tool(page, "Pin").click()
     expect(page.locator(".parley-marks").last).to_have_text("Pinned")
     expect(tool(page, "Good reply")).to_have_attribute("aria-pressed", "true")
-    assert [*server.chats.messages.values()][-1]["feedback"] == {"rating": 1, "comment": "friendly"}
+    reply = [*server.chats.messages.values()][-1]
+    eventually(lambda: [reply] if reply["feedback"] == {"rating": 1, "comment": "friendly"} else [])
 
 
 def test_a_reply_is_copied_as_it_was_written(tabs: Tabs, server: FakeServer) -> None:
@@ -490,6 +491,24 @@ def scroll_top(page: Page) -> int:
     return top
 
 
+def wait_for_rest(page: Page) -> int:
+    """Wait until nothing has been scrolled for some frames; returns where that is."""
+    return int(
+        page.evaluate(
+            """() => new Promise((done) => {
+              const scroll = document.querySelector('.parley-scroll');
+              let top = -1, nFrames = 0;
+              const look = () => {
+                nFrames = scroll.scrollTop === top ? nFrames + 1 : 0;
+                top = scroll.scrollTop;
+                nFrames > 20 ? done(top) : requestAnimationFrame(look);
+              };
+              look();
+            })"""
+        )
+    )
+
+
 def test_a_long_chat_opens_at_its_end_and_a_reader_who_left_it_is_not_moved(tabs: Tabs, server: FakeServer) -> None:
     chat_id = server.chats.begin(*(f"Message {i}\n" * 4 for i in range(300)))
     page = tabs.open(f"?c={chat_id}")
@@ -501,7 +520,7 @@ def test_a_long_chat_opens_at_its_end_and_a_reader_who_left_it_is_not_moved(tabs
     page.mouse.wheel(0, -3000)
     expect(page.get_by_role("button", name="Jump to the end")).to_be_visible()
     anchor = page.locator(".parley-message", has_text="Message 290")
-    before = page.evaluate("() => new Promise((done) => setTimeout(() => done(0), 300))") or scroll_top(page)
+    before = wait_for_rest(page)
     server.chats.say("line\n\n" * 40 + "the end")
     expect(messages(page).last).to_contain_text("the end")
     assert scroll_top(page) == before

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import Server
+from event_readers import eventually
 from page_driver import (
     BOX,
     REPLY,
@@ -145,8 +146,7 @@ def test_a_rating_and_a_comment_are_kept(page: Page, server: Server) -> None:
     tool(page, "Good reply")
     page.get_by_placeholder("What was it like? (optional)").fill("short and kind")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(300)
-    assert stored(server, page)[-1]["feedback"] == {"rating": 1, "comment": "short and kind"}
+    eventually(lambda: stored(server, page)[-1]["feedback"] == {"rating": 1, "comment": "short and kind"})
 
 
 def test_a_token_can_be_looked_at_and_branched_from(page: Page, server: Server) -> None:
@@ -333,7 +333,7 @@ def test_what_would_be_erased_is_shown_before_it_is_erased(page: Page, server: S
         "mapping": {"a": node},
         "current_node": "a",
     }
-    answer = httpx.post(f"{server.url}/api/import", params={"name": "conversations.json"}, json=[old])
+    answer = httpx.post(f"{server.url}/api/import", params={"name": "conversations.json"}, json=[old], timeout=60)
     assert answer.json()["conversations"] == 1
     open_panel(page, "Data")
     page.get_by_role("button", name="Retention").click()

@@ -162,7 +162,7 @@ def test_nothing_of_a_request_is_stored(client: OpenAI, server: Server, name: st
     client.chat.completions.create(
         model=name, messages=[{"role": "user", "content": QUESTION}], max_tokens=2, store=True
     )
-    assert httpx.get(f"{server.url}/api/conversations").json()["conversations"] == []
+    assert httpx.get(f"{server.url}/api/conversations", timeout=60).json()["conversations"] == []
     assert QUESTION not in server.log
 
 
@@ -209,7 +209,7 @@ def test_open_streams_hear_of_the_end_and_do_not_hold_it_up(
                 list(stream)
             assert ending.result() == 0
     assert caught.value.code == "shutting_down"
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15  # on a busy machine; the reply would take longer
 
 
 def test_the_program_of_the_readme_prints_a_reply(server: Server, name: str) -> None:

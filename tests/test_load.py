@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 
 import httpx
 import pytest
@@ -87,10 +88,14 @@ def test_nothing_holds_the_event_loop_up(busy_server: tuple[Server, str]) -> Non
     is_over = threading.Event()
     long = {"content": "word " * (MAX_CHARS // 5)}
 
-    def repeat(method: str, path: str, statuses: set[int], **sent: object) -> None:
+    def repeat(method: str, path: str, statuses: set[int], **sent: object) -> list[float]:
+        seconds = []
         with httpx.Client(base_url=server.url, timeout=120) as client:
             while not is_over.is_set():
+                begun = time.monotonic()
                 assert client.request(method, path, **sent).status_code in statuses  # type: ignore[arg-type]
+                seconds.append(time.monotonic() - begun)
+        return seconds
 
     with ThreadPoolExecutor() as pool:
         guess = {"name": "user0", "password": f"not {PASSWORD}"}
@@ -103,15 +108,14 @@ def test_nothing_holds_the_event_loop_up(busy_server: tuple[Server, str]) -> Non
         ]
         waits = probe(server.url)
         is_over.set()
-        for work in works:
-            work.result()
-    assert sorted(waits)[-2] < 2  # they share two cores with whatever else runs
+        tokenizing, *_ = [work.result() for work in works]
+    assert median(waits) < median(tokenizing) / 6  # in the event loop it would hold a look up for nearly half as long
 
 
 def probe(url: str) -> list[float]:
     """Return how long each of some looks at the health took."""
     waits = []
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx.Client(base_url=url, timeout=120) as client:
         for _ in range(40):
             begun = time.monotonic()
             assert client.get("/health").status_code == 200

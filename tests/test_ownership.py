@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import httpx
@@ -27,7 +28,7 @@ from chat.accounts import SCOPES, Accounts
 from chat.data_folder import open_database
 from chat.limits import DailyTokens
 from chat.secret import load_secret
-from chat.sessions import Sessions
+from chat.sessions import Session, Sessions
 from chat.sites import NewSite, Sites
 from chat.visitors import Visitors
 from chat.workspace import Workspace, open_workspace
@@ -181,7 +182,9 @@ class World:
     other_visitor: str
     revoked_key: str
     expired_session: str
+    ended_session: str
     rotated_visitor: str
+    addresses: Iterator[str] = field(default_factory=lambda: (f"10.0.{n // 256}.{n % 256}" for n in count()))
 
     def ask(self, method: str, path: str, declared: Declared, headers: dict[str, str]) -> tuple[int, str]:
         """Call a route with ada's ids; returns the status, and the beginning of the answer's body."""
@@ -191,7 +194,9 @@ class World:
         body = None if declared.body is None else json.dumps(declared.body)
         for name, value in known.items():
             body = body and body.replace(f"{{{name}}}", value)
-        sent = {"Accept": "application/json", "Content-Type": "application/json", **headers}
+        # each call from an address of its own, for one may begin only some sessions in a minute
+        sent = {"X-Forwarded-For": next(self.addresses), "Accept": "application/json", **headers}
+        sent["Content-Type"] = "application/json"
         self.client.cookies.clear()
         with self.client.stream(method, url, params=params, content=body, headers=sent) as answer:
             if answer.headers.get("content-type", "").startswith("text/event-stream"):
@@ -274,10 +279,12 @@ def world(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         live, _ = accounts.add_key(ada.id, "live", SCOPES)
         with expired():
             expired_session = sessions.issue(ada.id, ada.session_epoch)
+        ended_session = sessions.issue(ada.id, ada.session_epoch)
+        accounts.end_session(cast(Session, sessions.read(ended_session)))
         kept.presets.save(ada.id, Ids.name, system_prompt=CANARY, params={})
         talk(kept, ada.id, Visitor(site.id, "f" * 32))
         chat, reply = talk(kept, ada.id)
-        server = Server(data, tiny_path)
+        server = Server(data, tiny_path, 0, "--proxies", "127.0.0.1")
         yield World(
             url=server.url,
             client=client,
@@ -290,6 +297,7 @@ def world(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             other_visitor=token_of(visitors, site),
             revoked_key=revoked_key,
             expired_session=expired_session,
+            ended_session=ended_session,
             rotated_visitor=rotated_visitor,
         )
         assert server.end() == 0
@@ -310,6 +318,7 @@ STRANGERS = {
     "a revoked key as a cookie": lambda world: cookie(world.revoked_key),
     "a key by another header": lambda world: {"X-Api-Key": world.bob_key},
     "an expired session": lambda world: cookie(world.expired_session),
+    "a session after its logout": lambda world: cookie(world.ended_session),
     "an expired session as a bearer": lambda world: bearer(world.expired_session),
     "a session as a bearer": lambda world: bearer(world.bob_session()),
     "a visitor of another site": lambda world: bearer(world.foreign_visitor),
