@@ -108,8 +108,8 @@ class Visitors:
 
     def enter(
         self, key: str, origin: str, own_origin: str, *, address: str, token: str | None, user: VouchedUser | None
-    ) -> tuple[str, VisitorSession]:
-        """Return a visitor's token and session: that of an earlier token, renewed, or a new one.
+    ) -> str:
+        """Return a visitor's token: that of the session of an earlier one, or of a new session.
 
         A user whom the site vouches for is the same visitor on all their devices. Raises as `door` does, WrongHash,
         and LimitExceeded if an address has too many, or too many new ones.
@@ -121,9 +121,8 @@ class Visitors:
         if visitor is None or visitor != earlier:
             self._take(NEW_VISITORS, "new sessions", self._caller(address))
             visitor = visitor or Visitor(site.id, secrets.token_hex(16))
-        session = VisitorSession(site, visitor, origin)
         claims = {"v": visitor.id, "s": site.id, "k": site.key, "o": origin, "n": visitor.name}
-        return TOKEN_PREFIX + str(self._tokens.dumps(claims)), session
+        return TOKEN_PREFIX + str(self._tokens.dumps(claims))
 
     def find(self, token: str, own_origin: str) -> VisitorSession:
         """Return the session of a token; raises NoVisitor, whatever has become of it or of its site."""

@@ -11,6 +11,7 @@ from conftest import ScriptedEngine
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from httpx2 import Response
+from new_database import new_database
 
 from chat.accounts import Accounts
 from chat.api.accounts import account_routes
@@ -29,7 +30,6 @@ from model.checkpoint.checkpoint import Checkpoint
 from model.engine.engine import Engine
 from model.engine.generation import Generation, Usage
 from model.sampling_params import SamplingParams
-from storage.database import Database
 
 SECRET = bytes(range(32))
 PASSWORD = "correct horse"
@@ -93,13 +93,11 @@ def open_accounts_app(path: Path, checkpoint: Checkpoint) -> Iterator[AccountsAp
     builder = ContextBuilder(checkpoint.chat_template, checkpoint.tokenizer, checkpoint.config.n_ctx)
     model = LoadedModel("tiny", "abc", cast(Engine, engine), builder, SamplingParams())
     with (
-        closing(Database(path)) as database,
-        closing(Database(None)) as memory,
+        closing(new_database(path)) as database,
+        closing(new_database(path.with_name("temporary.db"))) as memory,
         open_workspace(database, lambda: model) as kept,
         open_workspace(memory, lambda: model) as temporary,
     ):
-        database.migrate()
-        memory.migrate()
         accounts, sessions = Accounts(kept.accounts, quick_passwords()), Sessions(SECRET)
         app = FastAPI()
         app.add_middleware(Gate, accounts=accounts, sessions=sessions)

@@ -10,6 +10,7 @@ import httpx2
 from conftest import ScriptedEngine
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from new_database import new_database
 
 from chat.api.conversations import conversation_routes
 from chat.api.errors import register_errors
@@ -23,7 +24,6 @@ from chat.workspace import Workspace, open_workspace
 from model.checkpoint.checkpoint import Checkpoint
 from model.engine.engine import Engine
 from model.sampling_params import SamplingParams
-from storage.database import Database
 from storage.tables import Conversation, new_id
 
 NOBODY = "0" * 32
@@ -145,11 +145,10 @@ def serve_api(path: Path, checkpoint: Checkpoint) -> Iterator[Served]:
     app = FastAPI()
     register_errors(app)
     with (
-        closing(Database(path)) as database,
+        closing(new_database(path)) as database,
         open_workspace(database, model) as workspace,
         TestClient(app, raise_server_exceptions=False) as client,
     ):
-        database.migrate()
         app.include_router(conversation_routes(workspace), prefix="/api")
         app.include_router(message_routes(workspace), prefix="/api")
         served = Served(app, workspace, client, checkpoint)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -19,6 +20,7 @@ import pytest
 import torch
 from alembic import command
 from alembic.config import Config
+from new_database import new_database
 from playwright.sync_api import Browser, sync_playwright
 from real_engine import WatchedRunner, new_engine, open_runner
 from sqlalchemy.orm import Session
@@ -220,10 +222,8 @@ def default_model(default_checkpoint: Checkpoint) -> GPT:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "parley.db")
-    database.migrate()
-    yield database
-    database.close()
+    with closing(new_database(tmp_path / "parley.db")) as database:
+        yield database
 
 
 def upgrade(session: Session, revision: str) -> None:

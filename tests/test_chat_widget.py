@@ -768,7 +768,11 @@ def test_a_server_that_does_not_answer_is_told(
     window: Window, website: Website, server: WidgetServer, site: Site
 ) -> None:
     window.context.route("**/widget/pub_*", lambda route: route.fulfill(content_type="text/html", body="Bad gateway"))
+    window.context.clock.install()
     visit = window.open(website.show(tag(server, site)))
+    expect(visit.chat.locator("body")).to_have_text("Bad gateway")
+    visit.page.wait_for_load_state()  # with that of the frame
+    visit.page.clock.fast_forward(10_000)
     expect_reason(visit, window, f"{server.url} does not answer in a frame.")
 
 

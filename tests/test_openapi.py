@@ -33,7 +33,7 @@ class Described:
             many = NewSite(name="Shop", origins=[ORIGIN], messages_per_visitor=100_000, messages_per_address=100_000)
             site = Sites(kept.sites, kept.presets).create(LOCAL_OWNER, many)
             visitors = Visitors(kept, load_secret(data), DailyTokens(None))
-            self.visitor, _ = visitors.enter(site.key, ORIGIN, "http://own", address="::1", token=None, user=None)
+            self.visitor = visitors.enter(site.key, ORIGIN, "http://own", address="::1", token=None, user=None)
         self.server = Server(data, model)
         self.specs = {api: httpx.get(f"{self.server.url}{api}/openapi.json").json() for api in APIS}
 

@@ -246,7 +246,7 @@ def talk(kept: Workspace, owner_id: str, visitor: Visitor | None = None) -> tupl
 
 
 def token_of(visitors: Visitors, site: Site) -> str:
-    return visitors.enter(site.key, OUTSIDE, "http://own", address="::1", token=None, user=None)[0]
+    return visitors.enter(site.key, OUTSIDE, "http://own", address="::1", token=None, user=None)
 
 
 @contextmanager

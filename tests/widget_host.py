@@ -14,6 +14,7 @@ import uvicorn
 from conftest import SECONDS, ScriptedEngine
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from new_database import new_database
 from playwright.sync_api import Browser, BrowserContext, FrameLocator, Locator, Page, Request, expect
 
 from chat.api.guard import Guard
@@ -29,7 +30,6 @@ from chat.workspace import Workspace, open_workspace
 from model.checkpoint.checkpoint import Checkpoint
 from model.engine.engine import Engine
 from model.sampling_params import SamplingParams
-from storage.database import Database
 from storage.tables import Site
 
 # Tests look into the widget, which pages cannot: its shadow root is closed.
@@ -124,8 +124,7 @@ def serve_widget(path: Path, checkpoint: Checkpoint) -> Iterator[WidgetServer]:
     engine = ScriptedEngine()
     builder = ContextBuilder(checkpoint.chat_template, checkpoint.tokenizer, checkpoint.config.n_ctx)
     model = LoadedModel("tiny", "abc", cast(Engine, engine), builder, SamplingParams())
-    with closing(Database(path)) as database, open_workspace(database, lambda: model) as workspace:
-        database.migrate()
+    with closing(new_database(path)) as database, open_workspace(database, lambda: model) as workspace:
         server = WidgetServer(workspace, engine)
         server.come_back()
         try:

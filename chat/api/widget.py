@@ -115,7 +115,7 @@ class _Handlers:
 
     def enter(self, request: HttpRequest, new: NewSession) -> SessionModel:
         """Let a visitor in, on a page that may show the chat: as who they were with an earlier token, or anew."""
-        token, _ = self.visitors.enter(
+        token = self.visitors.enter(
             new.site,
             new.origin,
             own_origin(request),
