@@ -4,6 +4,7 @@ import hashlib
 import re
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -142,8 +143,10 @@ def test_a_write_takes_the_lock_before_it_reads(database: Database, tmp_path: Pa
     other.close()
 
 
-def test_all_files_are_private(database: Database, tmp_path: Path) -> None:
-    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()}
+def test_all_files_are_private(tmp_path: Path) -> None:
+    with closing(Database(tmp_path / "parley.db")) as database:
+        database.migrate()
+        modes = {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()}
     assert modes == dict.fromkeys(("parley.db", "parley.db-wal", "parley.db-shm"), "0o600")
 
 
