@@ -45,11 +45,17 @@ def _make(path: Path) -> bytes:
             file.write(secrets.token_bytes(SECRET_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        os.link(unfinished, path)
-    except FileExistsError:
-        pass
-    except OSError:  # some file systems have no links
-        unfinished.replace(path)
+        _put(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
     return path.read_bytes()
+
+
+def _put(made: Path, path: Path) -> None:
+    """Give a file that is whole its name, unless another process has given it to its own."""
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        pass
+    except OSError:  # some file systems have no links
+        made.replace(path)

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -155,11 +155,16 @@ class Visitors:
             _ = manager.model  # without one nothing is counted
             self._check_idle(session)
             self._check_tokens(site)
+            counts = self._message_counts(session, address)
+            with _limiting("messages"):
+                for count in counts:
+                    self._limiter.check(*count)
             preset = self._preset(site)
             params = self._params(preset)
             system_prompt = preset.system_prompt if site.system_prompt is None else site.system_prompt
             text = manager.check(text, params, system_prompt=system_prompt)
-            self._count_message(session, address)
+            for count in counts:  # only now, for a message that is refused counts for nothing
+                self._limiter.take(*count)
             if conversation_id is None:
                 conversation_id = manager.start(
                     site.owner_id,
@@ -190,18 +195,13 @@ class Visitors:
             if self._workspace.manager.turn(session.site.owner_id, conversation_id):
                 raise ConversationBusy
 
-    def _count_message(self, session: VisitorSession, address: str) -> None:
-        """Count a message of a visitor and of their address, or of neither if one of them may send no more."""
+    def _message_counts(self, session: VisitorSession, address: str) -> Sequence[tuple[str, str, int, int]]:
+        """Return what a message counts for, as RateLimiter.take wants it: its visitor, and their address."""
         site = session.site
-        counts = (
+        return (
             ("messages", session.visitor.id, site.messages_per_visitor, WINDOW),
             ("messages", f"{site.id} {self._caller(address)}", site.messages_per_address, WINDOW),
         )
-        with _limiting("messages"):
-            for count in counts:
-                self._limiter.check(*count)
-            for count in counts:
-                self._limiter.take(*count)
 
     def _check_tokens(self, site: Site) -> None:
         """Raise LimitExceeded if the site, or its owner in all, has used as much as it may today."""

@@ -199,8 +199,9 @@ def test_whoever_does_not_read_a_stream_is_cut_off(world: World) -> None:
     with world.connect() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         connection.sendall(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        eventually(lambda: world.n_begun > 0 and world.n_streams == 0)
-        eventually(lambda: not world.server.server_state.connections)
+        eventually(lambda: world.n_begun > 0 and not world.server.server_state.connections)
+        eventually(lambda: world.n_streams == 0)
+        assert not world.server.server_state.connections
 
 
 def test_whoever_reads_gets_as_much_as_they_like(calm_world: World) -> None:

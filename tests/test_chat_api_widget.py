@@ -266,7 +266,8 @@ def test_a_token_with_any_other_character_is_refused(shared: tuple[Visitors, str
     except visitors_module.NoVisitor:
         return
     # base64 has bits to spare at its end: another spelling of the same signature
-    assert session == visitors.find(token, HOME)
+    known = visitors.find(token, HOME)
+    assert (session.site.id, session.visitor, session.origin) == (known.site.id, known.visitor, known.origin)
     assert place == len(token) - 1
 
 
@@ -489,6 +490,13 @@ def test_a_message_that_is_too_long_counts_for_nothing(app: WidgetApp) -> None:
     visitor = app.enter(app.add_site(messages_per_visitor=1))
     assert error_of(visitor.send("word " * 1_500, key="1"))[:2] == (400, "message_too_long")
     visitor.begin()
+
+
+def test_who_may_send_no_more_is_told_so_before_their_text_is_looked_at(app: WidgetApp) -> None:
+    visitor = app.enter(app.add_site(messages_per_visitor=1))
+    visitor.begin()
+    app.reply()
+    assert visitor.send("word " * 1_500, key="2").status_code == 429
 
 
 def test_a_message_that_the_address_may_not_send_is_not_counted_as_the_visitors(app: WidgetApp) -> None:

@@ -34,6 +34,16 @@ def test_those_who_start_at_once_have_the_same(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in tmp_path.iterdir()] == ["secret.key"]
 
 
+def test_one_that_could_not_be_written_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space left on device"):
+        load_secret(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_it_is_made_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(made: Path, path: Path) -> None:
         raise PermissionError(1, "Operation not permitted")

@@ -6,20 +6,20 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chat.api.errors import refusal
+from chat.api.gate import READING
 
 OURS = {
     "/health": ("GET",),
     "/metrics": ("GET",),
     "/login": ("GET", "POST"),
     "/logout": ("POST",),
-    "/widget.js": ("GET", "HEAD"),
+    "/widget.js": READING,
 }
 """With their methods: for any other one Starlette would go on to Gradio, which does not know the path."""
 OUR_FOLDERS = ("/api/", "/v1/", "/widget/", "/page/")
 PAGE = ("/", "/theme.css", "/favicon.ico", "/manifest.json", "/pwa_icon", "/robots.txt")
 PAGE_FOLDERS = ("/assets/", "/static/", "/pwa_icon/")
 """Gradio's page asks for nothing else, since no form of it has a handler on the server."""
-READING = ("GET", "HEAD")
 
 
 class Fence:
