@@ -28,7 +28,7 @@ from model.engine.engine import Engine
 from model.sampling_params import SamplingParams
 from storage.database import Database
 
-SECONDS = 20.0  # that a busy machine may take
+SECONDS = 60.0  # that a busy machine may take
 
 
 class Event(NamedTuple):
@@ -113,10 +113,11 @@ def parse(lines: Iterable[str]) -> Iterator[Event]:
             fields = {}
 
 
-def eventually(is_so: Callable[[], bool]) -> None:
+def eventually(is_so: Callable[[], object]) -> None:
+    """Wait until something is so."""
     deadline = time.monotonic() + SECONDS
     while not is_so():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, "it does not come to be"
         time.sleep(0.005)
 
 

@@ -1,12 +1,13 @@
 """A model is loaded behind those who chat with another, and what becomes of it is told."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
 from conftest import ScriptedEngine
+from event_readers import eventually
 
 from chat.context import ContextBuilder
 from chat.errors import ModelNotReady, NotPossible
@@ -61,16 +62,6 @@ def host(shelf: Shelf) -> Iterator[ModelHost]:
 def look(host: ModelHost) -> tuple[Any, ...]:
     status, _ = host.look()
     return status.state, status.name, status.next, status.error
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    """Wait for what another thread is about to do."""
-    done = threading.Event()
-    for _ in range(2_000):
-        if holds():
-            return
-        done.wait(0.01)
-    raise AssertionError("it did not happen")
 
 
 def test_there_is_no_model_before_one_is_loaded(host: ModelHost) -> None:

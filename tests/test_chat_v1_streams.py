@@ -5,11 +5,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import httpx
 import pytest
+from event_readers import eventually
 from openai import APIConnectionError, APIError, APITimeoutError, InternalServerError, OpenAI
 from openai_server import HELLO, Counted, serve_counting
 
@@ -33,14 +34,6 @@ def v1(tiny_checkpoint: Checkpoint) -> Iterator[Counted]:
 def client(v1: Counted) -> Iterator[OpenAI]:
     with v1.client() as client:
         yield client
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, "it does not come to be"
-        time.sleep(0.005)
 
 
 def n_replies(v1: Counted) -> int:

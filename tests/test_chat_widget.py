@@ -11,9 +11,10 @@ import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import Server
+from event_readers import eventually
 from measure_widget import LOADER, files_of_frame
 from playwright.sync_api import Browser, Error, Route, expect
-from widget_host import Visit, Website, WidgetServer, Window, eventually, serve_widget
+from widget_host import Visit, Website, WidgetServer, Window, serve_widget
 
 from chat import visitors
 from chat.sites import SiteChange

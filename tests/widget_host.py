@@ -3,8 +3,7 @@
 import hashlib
 import hmac
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, cast
 
 import uvicorn
 from conftest import SECONDS, ScriptedEngine
+from event_readers import eventually
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from new_database import new_database
@@ -249,11 +249,3 @@ class Visit:
     def call(self, code: str) -> Any:
         """Run a script on the page."""
         return self.page.evaluate(code)
-
-
-def eventually(is_true: Callable[[], object]) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + 20
-    while not is_true():
-        assert time.monotonic() < deadline, "it does not come to be"
-        time.sleep(0.01)
