@@ -20,6 +20,7 @@ import pytest
 import torch
 from alembic import command
 from alembic.config import Config
+from chromium import CHROMIUM, launch
 from new_database import new_database
 from playwright.sync_api import Browser, sync_playwright
 from real_engine import WatchedRunner, new_engine, open_runner
@@ -56,7 +57,6 @@ hypothesis.settings.load_profile("quick")  # of tests that say no number; make t
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
-CHROMIUM = Path("/usr/bin/chromium")
 SECONDS = 60_000  # milliseconds that a page may take on a busy machine
 CONTROL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ t", "Ġt he"]
@@ -273,7 +273,7 @@ def browser() -> Iterator[Browser]:
         assert "CI" not in os.environ, f"{CHROMIUM} is missing: .ci/run installs it"
         pytest.skip(f"no browser at {CHROMIUM}")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = launch(playwright)
         yield browser
         browser.close()
 

@@ -343,9 +343,9 @@ class Handlers:
 
     async def events(self, conversation_id: str | None = None, message_id: str | None = None, offset: int = 0) -> Any:
         chats, watcher = self.chats, Watcher(conversation_id, asyncio.get_running_loop())
-        chats.watch(watcher, message_id, offset)
 
         async def stream() -> AsyncIterator[str]:
+            chats.watch(watcher, message_id, offset)  # not before: a stream that never begins leaves nothing behind
             try:
                 while True:
                     yield await watcher.queue.get()

@@ -34,6 +34,7 @@ from model.checkpoint.catalog import DEFAULT_MODEL, resolve
 from model.engine.generation import Generation, Piece
 from storage.conversations import ConversationStore
 from tests.big_database import OWNER, write
+from tests.chromium import CHROMIUM
 from tests.measured_page import (
     BOX,
     COUNT_TEXTS,
@@ -55,7 +56,6 @@ from tests.measured_page import (
 )
 
 ROOT = Path(__file__).parent.parent
-CHROMIUM = Path("/usr/bin/chromium")
 N_CONVERSATIONS = 10_000
 RUNS = 3  # of a cold start
 N_FIRST_TOKENS = 10

@@ -15,7 +15,8 @@ from playwright.sync_api import Browser, Frame, Page, expect, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from conftest import CHROMIUM, ROOT, SECONDS, Server
+from chromium import launch
+from conftest import ROOT, SECONDS, Server
 from page_driver import BOX, open_panel, row, send, tool, wait_for_end
 from widget_host import Website, Window
 
@@ -38,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as data, sync_playwright() as playwright:
         expect.set_options(timeout=SECONDS)
         server = Server(Path(data), model)
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = launch(playwright)
         try:
             _take(browser, server.url)
             _take_widget(browser, server.url)

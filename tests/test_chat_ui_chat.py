@@ -364,16 +364,23 @@ def test_a_conversation_deleted_elsewhere_leaves_its_unsent_text(tabs: Tabs, ser
     page = tabs.open(f"?c={chat_id}")
     expect_texts(page, "Hi", "Hello")
     page.fill(BOX, "not sent yet")
+    server.chats.watched(chat_id)
     server.chats.conversations.pop(chat_id)
-    wait_for_watcher(page, server, chat_id)
     server.chats.changed(chat_id)
     expect(page.get_by_role("alert")).to_contain_text("deleted elsewhere")
     expect(page.locator(BOX)).to_have_value("not sent yet")
 
 
-def wait_for_watcher(page: Page, server: FakeServer, chat_id: str) -> None:
-    while not any(watcher.conversation_id == chat_id for watcher in server.chats.watchers):
-        page.wait_for_timeout(10)
+def test_a_conversation_deleted_while_nobody_watches_leaves_its_unsent_text(tabs: Tabs, server: FakeServer) -> None:
+    chat_id = server.chats.begin("Hi", "Hello")
+    page = tabs.open(f"?c={chat_id}")
+    expect_texts(page, "Hi", "Hello")
+    page.fill(BOX, "not sent yet")
+    server.go_away()
+    server.chats.conversations.pop(chat_id)
+    server.come_back()
+    expect(page.get_by_role("alert")).to_contain_text("deleted elsewhere")
+    expect(page.locator(BOX)).to_have_value("not sent yet")
 
 
 def test_two_tabs_show_the_same(tabs: Tabs, server: FakeServer) -> None:
