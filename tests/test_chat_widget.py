@@ -176,6 +176,42 @@ def test_a_new_chat_begins_and_the_earlier_one_is_found_again(visit: Visit, serv
     visit.open().expect_texts("First question", "First answer")
 
 
+def test_a_message_written_before_the_earlier_chat_is_there_comes_after_it(
+    visit: Visit, window: Window, server: WidgetServer
+) -> None:
+    visit.open().send("First question")
+    server.reply("First answer")
+    visit.expect_replied("First question", "First answer")
+    held: list[Route] = []
+    window.context.route("**/widget/api/conversations/*", lambda route: held.append(route))
+    visit.page.reload()
+    visit.open()
+    visit.box.fill("Second question")
+    visit.box.press("Enter")
+    eventually(lambda: visit.page.wait_for_timeout(20) or held)
+    held[0].continue_()
+    server.reply("Second answer")
+    visit.expect_replied("First question", "First answer", "Second question", "Second answer")
+
+
+def test_a_message_written_before_a_reply_that_is_still_written_is_put_back(
+    visit: Visit, window: Window, server: WidgetServer
+) -> None:
+    visit.open().send("A story")
+    server.say("Once")
+    visit.expect_texts("A story", "Once")
+    held: list[Route] = []
+    window.context.route("**/widget/api/conversations/*", lambda route: held.append(route))
+    visit.page.reload()
+    visit.open()
+    visit.box.fill("Too early")
+    visit.box.press("Enter")
+    eventually(lambda: visit.page.wait_for_timeout(20) or held)
+    held[0].continue_()
+    visit.expect_texts("A story", "Once")
+    expect(visit.box).to_have_value("Too early")
+
+
 def test_a_reply_is_stopped(visit: Visit, server: WidgetServer) -> None:
     visit.open().send("A long story")
     server.say("Once upon a time")

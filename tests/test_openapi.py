@@ -84,6 +84,16 @@ def test_every_field_has_an_example_or_says_itself_what_it_may_be(described: Des
     assert mute == []
 
 
+@pytest.mark.parametrize("api", ["/api", "/widget/api"])
+def test_a_field_of_a_query_that_no_description_names_is_refused(described: Described, api: str) -> None:
+    token = {"/api": described.key, "/widget/api": described.visitor}[api]
+    with httpx.Client(headers={"Authorization": f"Bearer {token}"}, base_url=described.server.url + api) as client:
+        for name, _ in described.operations(api):
+            method, path = name.split(" ")
+            answer = client.request(method, path, params={"colour": "red"})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, "colour"), name
+
+
 def has_example(rule: dict[str, Any], schemas: dict[str, Any]) -> bool:
     """Tell whether a schema, or one that it is made of, has an example; none of them holds itself."""
     if "$ref" in rule:

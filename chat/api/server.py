@@ -1,7 +1,7 @@
 """The web server: the API, and Gradio's page on it, behind the guard."""
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.staticfiles import StaticFiles
@@ -25,6 +25,7 @@ from chat.api.messages import message_routes
 from chat.api.metrics import Metrics, metrics_routes
 from chat.api.model import StatusReader, model_routes
 from chat.api.presets import preset_routes
+from chat.api.queries import refuse_unknown_queries
 from chat.api.quotas import Quotas, count_into
 from chat.api.request_log import RequestLog
 from chat.api.search import search_routes
@@ -78,7 +79,7 @@ def create_app(settings: Settings, kept: Workspace, temporary: Workspace, host: 
 
 def create_api(settings: Settings, kept: Workspace, temporary: Workspace, host: ModelHost) -> FastAPI:
     """Return the API; temporary conversations have routes of their own."""
-    api = FastAPI(title="Parley", docs_url=None, redoc_url=None)
+    api = FastAPI(title="Parley", docs_url=None, redoc_url=None, dependencies=[Depends(refuse_unknown_queries)])
     register_errors(api)
     status = StatusReader(host)
     for workspace, prefix in ((kept, ""), (temporary, "/temporary")):

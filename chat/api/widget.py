@@ -15,6 +15,7 @@ from chat.api.addresses import address_of
 from chat.api.archive import disposition
 from chat.api.errors import documented, register_errors
 from chat.api.event_stream import EventStream, parse_place
+from chat.api.queries import refuse_unknown_queries
 from chat.api.visitor_errors import hide_internals
 from chat.api.visitor_events import VisitorWatcher
 from chat.api.visitor_schemas import (
@@ -87,7 +88,8 @@ def loader_route() -> Route:
 
 def create_widget_api(workspace: Workspace, visitors: Visitors) -> FastAPI:
     """Return the API of visitors, with its own description at /openapi.json."""
-    api = FastAPI(title="Parley's widget", docs_url=None, redoc_url=None)
+    known = [Depends(refuse_unknown_queries)]
+    api = FastAPI(title="Parley's widget", docs_url=None, redoc_url=None, dependencies=known)
     api.state.visitors = visitors
     register_errors(api)
     hide_internals(api)

@@ -38,7 +38,7 @@ export class Chat {
   #isOpen = false;
   #isSending = false;
   #wasOpened = false;
-  #shown = Promise.resolve(); // once there is what is to be shown first, in which the page may send
+  #shown = Promise.resolve(); // once there is what a message would follow
   #attempt = null; // the message that may not have come to the server
   #growing = new GrowingText();
   #last = ''; // of what is shown, to see whether it is still so
@@ -50,7 +50,7 @@ export class Chat {
     closed: () => {
       this.#isOpen = false;
     },
-    send: (text) => this.#shown.then(() => this.send(text)),
+    send: (text) => this.send(text),
     new: () => this.startNew(),
     user: (id, hash) => {
       this.#shown = this.#become(id, hash);
@@ -75,9 +75,14 @@ export class Chat {
     this.#tell('show', false);
   }
 
-  /** Send a message; tells whether it has been stored. */
+  /** Send a message, once there is what it follows; tells whether it has been stored. */
   async send(text) {
-    if (!text.trim() || this.isBusy) return false;
+    if (!text.trim()) return false;
+    await this.#shown;
+    if (this.isBusy) {
+      this.#panel.putBack(text);
+      return false;
+    }
     const { signal } = this.#view;
     if (this.#attempt?.text !== text) this.#attempt = { text, key: newKey() };
     this.#isSending = true;
@@ -103,7 +108,12 @@ export class Chat {
   }
 
   /** Show a conversation; `gone()` is called if there is none, else that is told. */
-  async read(id, gone = null) {
+  read(id, gone = null) {
+    this.#shown = this.#read(id, gone);
+    return this.#shown;
+  }
+
+  async #read(id, gone) {
     const { signal } = this.#leave();
     const path = await this.#try(() => this.#get(`conversations/${id}`), { again: () => this.read(id, gone), gone });
     if (path && !signal.aborted) this.#show(id, path.messages);
@@ -210,6 +220,7 @@ export class Chat {
   #show(id, messages) {
     this.#leave();
     this.#attempt = null;
+    this.#shown = Promise.resolve();
     this.#visitor.conversation = id;
     this.#last = lastOf(messages);
     this.#panel.show(messages);

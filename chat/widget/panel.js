@@ -73,6 +73,11 @@ export class Panel {
   /** Put the message that could not be sent back to where it was written. */
   takeBack(text) {
     this.#drop();
+    this.putBack(text);
+  }
+
+  /** Put a text back to where it was written. */
+  putBack(text) {
     this.#composer.putBack(text);
   }
 
