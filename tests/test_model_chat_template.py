@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from model import jinja_sandbox
 from model.chat_template import ChatMessage, ChatTemplate
 from model.checkpoint.checkpoint import Checkpoint
 from model.errors import CheckpointError
@@ -259,7 +260,10 @@ def test_long_contents_can_be_compared_and_searched(tiny_checkpoint: Checkpoint)
         ("x.rsplit(sep='ab' * 200)", "rsplit of a content takes at most 200 characters"),
     ],
 )
-def test_long_content_gives_a_template_no_means(tiny_checkpoint: Checkpoint, expression: str, expected: str) -> None:
+def test_long_content_gives_a_template_no_means(
+    tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, expression: str, expected: str
+) -> None:
+    monkeypatch.setattr(jinja_sandbox, "RENDER_SECONDS", 60.0)  # or a slow machine reaches that limit first
     source = f"{{% set x = messages[0].content %}}{{% if x | length > 9 %}}{{{{ {expression} }}}}{{% endif %}}"
     template = make(source, tiny_checkpoint)
     with pytest.raises(CheckpointError, match=expected):

@@ -67,7 +67,15 @@ def current_session(
     return visitors.find(bearer.credentials, own_origin(request))
 
 
-Here = Annotated[VisitorSession, Depends(current_session)]
+async def asking_session(
+    request: HttpRequest, session: Annotated[VisitorSession, Depends(current_session)]
+) -> VisitorSession:
+    """Return the session as well; raises InvalidField, to nobody else, for a query that the route does not know."""
+    await refuse_unknown_queries(request)
+    return session
+
+
+Here = Annotated[VisitorSession, Depends(asking_session)]
 
 
 def create_widget(workspace: Workspace, secret: bytes, tokens: DailyTokens) -> FastAPI:
@@ -88,8 +96,7 @@ def loader_route() -> Route:
 
 def create_widget_api(workspace: Workspace, visitors: Visitors) -> FastAPI:
     """Return the API of visitors, with its own description at /openapi.json."""
-    known = [Depends(refuse_unknown_queries)]
-    api = FastAPI(title="Parley's widget", docs_url=None, redoc_url=None, dependencies=known)
+    api = FastAPI(title="Parley's widget", docs_url=None, redoc_url=None)
     api.state.visitors = visitors
     register_errors(api)
     hide_internals(api)
@@ -97,8 +104,9 @@ def create_widget_api(workspace: Workspace, visitors: Visitors) -> FastAPI:
     one, rating = "/conversations/{conversation_id}", "/messages/{message_id}/rating"
     own, here, rated = documented(401), documented(401, 404), documented(401, 404, 409)
     sent = {**documented(401, 404, 409, 429), **RESENT}
-    entered, stream = documented(403, 429), documented(401, 404, 429)
-    add("/session", handlers.enter, methods=["POST"], summary="Begin or renew a session", responses=entered)
+    stream = documented(401, 404, 429)
+    entered: dict[str, Any] = {"responses": documented(403, 429), "dependencies": [Depends(refuse_unknown_queries)]}
+    add("/session", handlers.enter, methods=["POST"], summary="Begin or renew a session", **entered)
     add("/conversations", handlers.page, methods=["GET"], summary="List one's own", responses=own)
     add(one, handlers.read, methods=["GET"], summary="Read one", responses=here)
     add(f"{one}/events", handlers.watch, methods=["GET"], status_code=200, response_class=EventStream, responses=stream)
