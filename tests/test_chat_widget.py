@@ -176,20 +176,25 @@ def test_a_new_chat_begins_and_the_earlier_one_is_found_again(visit: Visit, serv
     visit.open().expect_texts("First question", "First answer")
 
 
+def send_too_early(visit: Visit, window: Window, text: str) -> None:
+    """Come back, and send a message before the earlier chat is there."""
+    held: list[Route] = []
+    window.context.route("**/widget/api/conversations/*", lambda route: held.append(route))
+    visit.page.reload()
+    visit.open()
+    visit.box.fill(text)
+    visit.box.press("Enter")
+    eventually(lambda: visit.page.wait_for_timeout(20) or held)
+    held[0].continue_()
+
+
 def test_a_message_written_before_the_earlier_chat_is_there_comes_after_it(
     visit: Visit, window: Window, server: WidgetServer
 ) -> None:
     visit.open().send("First question")
     server.reply("First answer")
     visit.expect_replied("First question", "First answer")
-    held: list[Route] = []
-    window.context.route("**/widget/api/conversations/*", lambda route: held.append(route))
-    visit.page.reload()
-    visit.open()
-    visit.box.fill("Second question")
-    visit.box.press("Enter")
-    eventually(lambda: visit.page.wait_for_timeout(20) or held)
-    held[0].continue_()
+    send_too_early(visit, window, "Second question")
     server.reply("Second answer")
     visit.expect_replied("First question", "First answer", "Second question", "Second answer")
 
@@ -200,14 +205,7 @@ def test_a_message_written_before_a_reply_that_is_still_written_is_put_back(
     visit.open().send("A story")
     server.say("Once")
     visit.expect_texts("A story", "Once")
-    held: list[Route] = []
-    window.context.route("**/widget/api/conversations/*", lambda route: held.append(route))
-    visit.page.reload()
-    visit.open()
-    visit.box.fill("Too early")
-    visit.box.press("Enter")
-    eventually(lambda: visit.page.wait_for_timeout(20) or held)
-    held[0].continue_()
+    send_too_early(visit, window, "Too early")
     visit.expect_texts("A story", "Once")
     expect(visit.box).to_have_value("Too early")
 
