@@ -185,6 +185,7 @@ def send_too_early(visit: Visit, window: Window, text: str) -> None:
     visit.box.fill(text)
     visit.box.press("Enter")
     eventually(lambda: visit.page.wait_for_timeout(20) or held)
+    expect(visit.box).to_have_value(text)
     held[0].continue_()
 
 
@@ -199,7 +200,7 @@ def test_a_message_written_before_the_earlier_chat_is_there_comes_after_it(
     visit.expect_replied("First question", "First answer", "Second question", "Second answer")
 
 
-def test_a_message_written_before_a_reply_that_is_still_written_is_put_back(
+def test_a_message_written_before_a_reply_that_is_still_written_stays_in_the_box(
     visit: Visit, window: Window, server: WidgetServer
 ) -> None:
     visit.open().send("A story")
@@ -208,6 +209,16 @@ def test_a_message_written_before_a_reply_that_is_still_written_is_put_back(
     send_too_early(visit, window, "Too early")
     visit.expect_texts("A story", "Once")
     expect(visit.box).to_have_value("Too early")
+
+
+def test_what_the_page_sends_while_a_reply_is_written_is_put_into_the_box(visit: Visit, server: WidgetServer) -> None:
+    visit.open().send("A story")
+    server.say("Once")
+    visit.expect_texts("A story", "Once")
+    visit.call("Parley.send('From the page')")
+    expect(visit.box).to_have_value("From the page")
+    server.reply(" upon a time")
+    visit.expect_replied("A story", "Once upon a time")
 
 
 def test_a_reply_is_stopped(visit: Visit, server: WidgetServer) -> None:

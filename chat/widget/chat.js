@@ -32,13 +32,13 @@ const pause = (milliseconds, signal) => new Promise((resolve) => {
 
 /** Keeps the panel and the server together, and hears what the page wants. */
 export class Chat {
+  shown = Promise.resolve(); // once there is what a message would follow
   #visitor;
   #tell;
   #panel;
   #isOpen = false;
   #isSending = false;
   #wasOpened = false;
-  #shown = Promise.resolve(); // once there is what a message would follow
   #attempt = null; // the message that may not have come to the server
   #growing = new GrowingText();
   #last = ''; // of what is shown, to see whether it is still so
@@ -50,10 +50,10 @@ export class Chat {
     closed: () => {
       this.#isOpen = false;
     },
-    send: (text) => this.send(text),
+    send: (text) => this.shown.then(() => this.send(text)),
     new: () => this.startNew(),
     user: (id, hash) => {
-      this.#shown = this.#become(id, hash);
+      this.shown = this.#become(id, hash);
     },
   };
 
@@ -75,10 +75,9 @@ export class Chat {
     this.#tell('show', false);
   }
 
-  /** Send a message, once there is what it follows; tells whether it has been stored. */
+  /** Send a message; tells whether it has been stored. */
   async send(text) {
     if (!text.trim()) return false;
-    await this.#shown;
     if (this.isBusy) {
       this.#panel.putBack(text);
       return false;
@@ -109,8 +108,8 @@ export class Chat {
 
   /** Show a conversation; `gone()` is called if there is none, else that is told. */
   read(id, gone = null) {
-    this.#shown = this.#read(id, gone);
-    return this.#shown;
+    this.shown = this.#read(id, gone);
+    return this.shown;
   }
 
   async #read(id, gone) {
@@ -144,7 +143,7 @@ export class Chat {
     this.#isOpen = true;
     if (isAsked) this.#panel.focus();
     if (this.#wasOpened) this.#refresh();
-    else this.#shown = this.#recall();
+    else this.shown = this.#recall();
     this.#wasOpened = true;
   }
 
@@ -220,7 +219,7 @@ export class Chat {
   #show(id, messages) {
     this.#leave();
     this.#attempt = null;
-    this.#shown = Promise.resolve();
+    this.shown = Promise.resolve();
     this.#visitor.conversation = id;
     this.#last = lastOf(messages);
     this.#panel.show(messages);

@@ -33,8 +33,9 @@ export class Composer {
     if (hadFocus) this.focus();
   }
 
-  /** Send what is written. */
-  send() {
+  /** Send what is written, as soon as there is what it follows. */
+  async send() {
+    await this.#chat.shown;
     const { value } = this.#field;
     if (!value.trim() || this.#chat.isBusy) return;
     this.#write('');
